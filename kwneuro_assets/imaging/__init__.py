@@ -1,0 +1,11 @@
+"""Value types: immutable, validated at the door, ignorant of files and of Dagster."""
+
+from kwneuro_assets.imaging.dwi import Dwi
+from kwneuro_assets.imaging.errors import InvalidData
+from kwneuro_assets.imaging.gradients import GradientTable, Shell
+from kwneuro_assets.imaging.mapset import MapSet
+from kwneuro_assets.imaging.not_applicable import NotApplicable
+from kwneuro_assets.imaging.response import ResponseFunction
+from kwneuro_assets.imaging.volume import Volume
+
+__all__ = ["Dwi", "GradientTable", "InvalidData", "MapSet", "NotApplicable", "ResponseFunction", "Shell", "Volume"]

@@ -1,0 +1,87 @@
+"""A diffusion-weighted series."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kwneuro_assets.imaging.errors import InvalidData
+from kwneuro_assets.imaging.gradients import GradientTable
+from kwneuro_assets.imaging.volume import Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Dwi:
+    """A 4-D volume (x, y, z, n), float32, with the gradient table of its n volumes.
+
+    `gradients` may come in either frame and is kept in the FSL frame, as it is stored; `world_bvecs` is what
+    derivations use. `interpolated` tells that the voxels were resampled (motion or distortion correction),
+    after which the noise of neighbours is no longer independent.
+
+    Raises InvalidData for a volume that is not 4-D, a table of another length, no b=0 volume, or an image
+    that is zero everywhere.
+    """
+
+    volume: Volume
+    gradients: GradientTable
+    interpolated: bool = False
+
+    def __post_init__(self) -> None:
+        if self.volume.array.ndim != 4:
+            raise InvalidData("diffusion-weighted image", expected="4 dimensions", found=f"shape {self.volume.shape}")
+        if self.volume.array.dtype != np.float32:
+            object.__setattr__(self, "volume", Volume(self.volume.array.astype(np.float32), self.volume.affine))
+        object.__setattr__(self, "gradients", self.gradients.to_frame("fsl", self.volume.affine))
+        if len(self.gradients) != self.volume.shape[3]:
+            raise InvalidData(
+                "gradient table",
+                expected=f"{self.volume.shape[3]} entries, one for each volume",
+                found=f"{len(self.gradients)}",
+                remedy="The image and its bval and bvec files do not belong together.",
+            )
+        if not self.gradients.b0_mask.any():
+            raise InvalidData(
+                "b-values",
+                expected=f"at least one volume with b <= {self.gradients.b0_threshold:g} s/mm^2",
+                found=f"the lowest at {self.gradients.bvals.min():g}",
+                remedy="Raise source.b0_threshold if that one is meant as b=0.",
+            )
+        if not self.volume.array.any():
+            raise InvalidData("image", expected="a signal somewhere", found="zero in every voxel")
+
+    @property
+    def array(self) -> NDArray[np.float32]:
+        return self.volume.array  # type: ignore[return-value]  # float32 by __post_init__
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        return self.volume.affine
+
+    @property
+    def bvals(self) -> NDArray[np.float64]:
+        """(n,) in s/mm^2."""
+        return self.gradients.bvals
+
+    @property
+    def world_bvecs(self) -> NDArray[np.float64]:
+        """(n, 3) unit vectors (zero for b=0 without one) in the world frame, scanner RAS+."""
+        return self.gradients.to_frame("world", self.affine).bvecs
+
+    @property
+    def b0_mask(self) -> NDArray[np.bool_]:
+        """(n,) True where a volume counts as b=0."""
+        return self.gradients.b0_mask
+
+    def with_array(self, array: NDArray[np.float32]) -> Dwi:
+        """The same acquisition with other voxel values."""
+        return Dwi(Volume(array, self.affine), self.gradients, self.interpolated)
+
+    def mean_b0(self) -> Volume:
+        """The mean of the b=0 volumes, (x, y, z) float32, summed in float64."""
+        mean = np.zeros(self.volume.grid)
+        chosen = np.flatnonzero(self.b0_mask)
+        for index in chosen:
+            mean += self.array[..., index]
+        return Volume((mean / chosen.size).astype(np.float32), self.affine)

@@ -1,0 +1,233 @@
+"""Every parameter of every derivation, with its unit, default and source: one place, one YAML file.
+
+A section of the file is one class here. Where a section feeds several derivations (`csd`, `tracts`), each of
+them has a class of its own fields and the section inherits from them, so that changing a field makes stale
+exactly what uses it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kwneuro_assets.errors import ActionableError
+
+ENVIRONMENT_PREFIX = "KWNEURO_"
+
+
+class SettingsError(ActionableError, ValueError):
+    """A settings file or variable that cannot be used: says which key, what was expected and what was found."""
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and refusing what it does not know."""
+
+    # Defaults are validated too: 50 and 50.0 must give one code version.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class SourceSettings(Section):
+    url: str = Field("data/source", description="Folder of the BIDS dataset that is read, never written.")
+    select: str | None = Field(
+        None,
+        description="Pattern of image names that count (*dir-AP*); needed where series of several kinds lie together.",
+    )
+    subsample: int = Field(1, ge=1, le=16, description="Keep every n-th voxel along each axis: a quick try.")
+    b0_threshold: float = Field(50, ge=0, le=200, description="Volumes with b at or below it, s/mm^2, count as b=0.")
+
+
+class StoreSettings(Section):
+    url: str = Field("data/store", description="Folder of the derivatives dataset that is written.")
+    cache_gb: float = Field(
+        2.0, ge=0, le=64, description="Values that one run keeps in memory for its later steps, in GB."
+    )
+
+
+class DenoisingSettings(Section):
+    method: Literal["auto", "patch2self", "none"] = Field(
+        "auto", description="auto: patch2self on raw data, none on data that were interpolated."
+    )
+    minimum_ratio: float = Field(
+        20, ge=1, le=1000, description="Patch2Self is left out below this ratio of foreground voxels to volumes."
+    )
+
+
+class BrainMaskSettings(Section):
+    method: Literal["hd-bet", "hd-bet-v1", "median-otsu", "provided"] = Field(
+        "hd-bet", description="How the brain is found; provided: a mask that comes with the dataset."
+    )
+
+
+class DtiSettings(Section):
+    max_bvalue: float = Field(1500, ge=100, le=20000, description="Highest b-value of the fit, s/mm^2.")
+
+
+class NoddiSettings(Section):
+    dpar: float = Field(1.7e-3, gt=0, le=5e-3, description="Diffusivity along neurites, mm^2/s (Zhang 2012).")
+    diso: float = Field(3.0e-3, gt=0, le=5e-3, description="Diffusivity of free water, mm^2/s (Zhang 2012).")
+    directions: Literal[500, 1000, 2000, 4000, 8000] = Field(
+        500, description="Orientations of AMICO's dictionary."
+    )
+
+
+class ShellSettings(Section):
+    shell: Literal["auto"] | float = Field(
+        "auto", description="b-value of the shell that is deconvolved, s/mm^2; auto: the highest that has enough."
+    )
+    max_order: Literal[2, 4, 6, 8, 10, 12] = Field(
+        8, description="Highest spherical harmonic order; lower where directions are fewer than coefficients."
+    )
+
+
+class ResponseSettings(ShellSettings):
+    response: str | None = Field(
+        None,
+        description="File of a response function in MRtrix3's text form, used in place of an estimate.",
+        json_schema_extra={"format": "file"},
+    )
+    fa_threshold: float = Field(0.7, ge=0.1, le=1, description="FA above which a voxel counts as one fibre.")
+    minimum_voxels: int = Field(
+        300, ge=10, le=100000, description="Where fewer pass the threshold, this many of the highest FA are taken."
+    )
+
+
+class PeakSettings(ShellSettings):
+    peaks: int = Field(5, ge=1, le=10, description="Most peaks stored in a voxel.")
+    relative_threshold: float = Field(0.1, ge=0, lt=1, description="Lowest peak, as a share of the voxel's largest.")
+    minimum_angle: float = Field(25, ge=0, le=90, description="Least angle between two peaks, degrees.")
+
+
+class CsdSettings(ResponseSettings, PeakSettings):
+    pass
+
+
+class TractMaskSettings(Section):
+    mask_threshold: float = Field(0.5, gt=0, lt=1, description="Probability above which a voxel is in a bundle.")
+
+
+class TractEndingSettings(Section):
+    ending_threshold: float = Field(0.5, gt=0, lt=1, description="Probability above which a voxel is in an ending.")
+
+
+class TractOrientationSettings(Section):
+    dilation: int = Field(1, ge=0, le=10, description="Voxels by which a bundle's mask is widened for its map.")
+
+
+class TractSettings(TractMaskSettings, TractEndingSettings, TractOrientationSettings):
+    pass
+
+
+class WeightSettings(Section):
+    folder: str = Field(
+        "~/.kwneuro/weights", description="Where network weights are kept and fetched to, one folder per network."
+    )
+
+
+class PipelineSettings(Section):
+    """All sections, each of which may be left out."""
+
+    source: SourceSettings = SourceSettings()
+    store: StoreSettings = StoreSettings()
+    denoising: DenoisingSettings = DenoisingSettings()
+    brain_mask: BrainMaskSettings = BrainMaskSettings()
+    dti: DtiSettings = DtiSettings()
+    noddi: NoddiSettings = NoddiSettings()
+    csd: CsdSettings = CsdSettings()
+    tracts: TractSettings = TractSettings()
+    weights: WeightSettings = WeightSettings()
+
+    def view(self, kind: type[SectionT]) -> SectionT:
+        """The parameters of one derivation: the fields of `kind`, taken from the section that has them."""
+        for name in type(self).model_fields:
+            section = getattr(self, name)
+            if isinstance(section, kind):
+                return kind(**{field: getattr(section, field) for field in kind.model_fields})
+        raise TypeError(f"no section of the settings is a {kind.__name__}")
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def load_settings(file: Path | None = None, environment: Mapping[str, str] | None = None) -> PipelineSettings:
+    """The settings of a YAML file and of the environment, the latter winning.
+
+    `file` defaults to `KWNEURO_SETTINGS`; without either, all defaults hold. `KWNEURO_SOURCE` and
+    `KWNEURO_STORE` set the two URLs, `KWNEURO_<SECTION>__<KEY>` any other key.
+
+    Raises SettingsError for a file that is missing or is not a mapping, an unknown key (it names the nearest
+    valid one) and a value out of its range.
+    """
+    variables = os.environ if environment is None else environment
+    if file is None and variables.get("KWNEURO_SETTINGS"):
+        file = Path(variables["KWNEURO_SETTINGS"]).expanduser()
+    tree = _read_yaml(file) if file else {}
+    origin = f"settings file {file}" if file else "settings"
+    _check_keys(tree, origin)
+    for variable, section, key in _overrides(variables):
+        _check_keys({section: {key: None}}, f"environment variable {variable}")
+        tree.setdefault(section, {})[key] = yaml.safe_load(variables[variable])
+    try:
+        return PipelineSettings.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        # The parts of the location that are keys; the rest are pydantic's names for the members of a union.
+        keys = [str(part) for part in first["loc"][:2]]
+        default = PipelineSettings.model_fields[keys[0]].annotation
+        field = default.model_fields[keys[1]] if default and len(keys) > 1 else None
+        known = f" ({field.description})" if field else ""
+        expected = "; ".join(dict.fromkeys(f"{e['msg'][0].lower()}{e['msg'][1:]}" for e in error.errors()[:2]))
+        raise SettingsError(f"{origin}: {'.'.join(keys)}: {expected}, found {first['input']!r}{known}") from None
+
+
+def _read_yaml(file: Path) -> dict[str, dict[str, Any]]:
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"settings file {file}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"settings file {file}: is not YAML: {error}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise SettingsError(f"settings file {file}: expected sections with keys, found {type(tree).__name__}")
+    # An empty section reads as None.
+    return {section: {} if keys is None else keys for section, keys in tree.items()}
+
+
+def _check_keys(tree: Mapping[str, Any], origin: str) -> None:
+    for section, keys in tree.items():
+        field = PipelineSettings.model_fields.get(section)
+        if field is None:
+            raise SettingsError(_unknown(str(section), list(PipelineSettings.model_fields), origin))
+        if not isinstance(keys, Mapping):
+            raise SettingsError(f"{origin}: {section}: expected keys with values, found {keys!r}")
+        kind = field.annotation
+        assert kind is not None
+        for key in keys:
+            if key not in kind.model_fields:
+                known = [f"{section}.{name}" for name in kind.model_fields]
+                raise SettingsError(_unknown(f"{section}.{key}", known, origin))
+
+
+def _unknown(key: str, known: list[str], origin: str) -> str:
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)
+    return f"{origin}: unknown key {key!r}; the nearest valid one is {nearest[0]!r}"
+
+
+def _overrides(variables: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    found = [
+        (variable, section, "url")
+        for variable, section in (("KWNEURO_SOURCE", "source"), ("KWNEURO_STORE", "store"))
+        if variables.get(variable)
+    ]
+    for variable in sorted(variables):
+        if variable.startswith(ENVIRONMENT_PREFIX) and "__" in variable:
+            section, key = variable[len(ENVIRONMENT_PREFIX) :].lower().split("__", 1)
+            found.append((variable, section, key))
+    return found

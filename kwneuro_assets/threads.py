@@ -1,0 +1,47 @@
+"""Threads: how many a computation may use, and how they leave its result alone.
+
+BLAS splits a sum differently over two threads than over one, which changes its last bits and with them the hash
+of a derivative. So BLAS gets one thread for each call, and the calls run beside each other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def thread_count() -> int:
+    """The threads a derivation may use: `KWNEURO_THREADS` where set, else the processors this process may run on.
+
+    Raises ValueError where the variable is not a whole number of at least one.
+    """
+    wanted = os.environ.get("KWNEURO_THREADS", "").strip()
+    if not wanted:
+        # Inside a batch job's or a container's CPU set the machine's own count would be too many.
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not wanted.isdecimal() or int(wanted) < 1:
+        raise ValueError(f"environment variable KWNEURO_THREADS: expected a whole number from 1, found {wanted!r}")
+    return int(wanted)
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Within it every matrix product and decomposition of this process runs on the thread that calls it."""
+    from threadpoolctl import threadpool_limits
+
+    limits: AbstractContextManager[Any] = threadpool_limits(1, "blas")
+    return limits
+
+
+def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """What `function` gives for each item, in the order of the items, computed by `thread_count()` threads.
+
+    For functions that spend their time in numpy, which frees the interpreter meanwhile.
+    """
+    with one_blas_thread(), ThreadPoolExecutor(thread_count()) as pool:
+        yield from pool.map(function, items)
