@@ -1,0 +1,157 @@
+"""Constrained spherical deconvolution of one shell: fibre orientation distributions and their peaks.
+
+Tournier, Calamante and Connelly, NeuroImage 35 (2007) 1459, in the formulation of MRtrix3's `dwi2fod csd`:
+least squares with a penalty on every direction in which the FOD is negative, solved again until the set of
+these directions no longer changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kwneuro_assets.derivations.directions import electrostatic_directions
+from kwneuro_assets.derivations.harmonics import convolution_factors, harmonics, orders_of_coefficients
+from kwneuro_assets.derivations.peaks import find_peaks
+from kwneuro_assets.derivations.response import MOST_ISOTROPIC, along_and_across
+from kwneuro_assets.derivations.shells import choose_shell
+from kwneuro_assets.imaging import Dwi, InvalidData, MapSet, NotApplicable, ResponseFunction, Shell, Volume
+from kwneuro_assets.imaging.gradients import SHELL_WIDTH
+from kwneuro_assets.imaging.mapset import scatter
+from kwneuro_assets.imaging.volume import binary_mask, require_same_grid
+from kwneuro_assets.progress import Progress, silent
+
+Floats = NDArray[np.float64]
+
+CONSTRAINED_DIRECTIONS = 300
+NEGATIVITY_WEIGHT = 50.0  # MRtrix3: times the response's l=0 coefficient over the number of directions
+NORM_WEIGHT = 0.0002  # MRtrix3: times the first diagonal entry of the normal matrix
+START_ORDER = 4  # MRtrix3: the unconstrained solution that the iteration starts from
+MOST_ROUNDS = 50  # MRtrix3
+BLOCK = 1000  # voxels solved together: their normal matrices take 16 MB
+
+
+@dataclass(frozen=True, eq=False)
+class Deconvolution:
+    """What all voxels share: the matrices of one shell's directions and one response.
+
+    `fod` gives the same bits whatever the number of threads, as long as voxels come in the same blocks.
+    """
+
+    order: int
+    forward: Floats  # (directions, coefficients): FOD to signal
+    start: Floats  # (directions, coefficients): transposed inverse of low order
+    normal: Floats  # (coefficients, coefficients): forward' forward and the norm's weight
+    constraint: Floats  # (constrained directions, coefficients): weighted amplitudes
+    products: Floats  # (constrained directions, coefficients^2): outer product of each of these rows
+
+    @classmethod
+    def of(cls, directions: Floats, response: ResponseFunction, order: int) -> Deconvolution:
+        """For a shell's unit vectors (n, 3); the FOD's frame is theirs."""
+        factors = convolution_factors(response.coefficients, order)
+        basis = harmonics(order, directions)
+        forward = basis * factors
+        normal = forward.T @ forward
+        normal[np.diag_indices_from(normal)] += NORM_WEIGHT * normal[0, 0]
+        low = (orders_of_coefficients(order) <= START_ORDER) & (factors != 0)
+        start = np.zeros_like(forward)
+        start[:, low] = np.linalg.pinv(basis).T[:, low] / factors[low]
+        constraint = harmonics(order, electrostatic_directions(CONSTRAINED_DIRECTIONS))
+        constraint = constraint * (NEGATIVITY_WEIGHT * response.coefficients[0] / CONSTRAINED_DIRECTIONS)
+        products = (constraint[:, :, None] * constraint[:, None, :]).reshape(len(constraint), -1)
+        return cls(order, forward, start, normal, constraint, products)
+
+    def fod(self, signals: Floats) -> Floats:
+        """FODs (voxels, coefficients) of signals (voxels, directions), in the basis of `harmonics`.
+
+        A voxel is done when the set of its negative directions stays as it was, mostly after four or five rounds.
+        """
+        solution = signals @ self.start
+        right = signals @ self.forward
+        negative = solution @ self.constraint.T < 0
+        active = np.arange(len(signals))
+        for _ in range(MOST_ROUNDS):
+            if not active.size:
+                break
+            matrices = (negative[active].astype(np.float64) @ self.products).reshape(-1, *self.normal.shape)
+            matrices += self.normal
+            solution[active] = np.linalg.solve(matrices, right[active, :, None])[..., 0]
+            now = solution[active] @ self.constraint.T < 0
+            changed = (now != negative[active]).any(axis=1)
+            negative[active] = now
+            active = active[changed]
+        return solution
+
+
+def fit_csd_peaks(
+    dwi: Dwi,
+    mask: Volume,
+    response: ResponseFunction,
+    *,
+    shell: Literal["auto"] | float,
+    max_order: int,
+    peaks: int,
+    relative_threshold: float,
+    minimum_angle: float,
+    progress: Progress = silent,
+) -> MapSet | NotApplicable:
+    """The FOD of every voxel of `mask` on one shell, and its peaks.
+
+    `shell` and `max_order` as in `choose_shell`; a response of lower order than the shell's is padded with zeros, a
+    higher one cut. `response` is in the units of the image, which cancel: a voxel like those it comes from
+    has an FOD that integrates to one. `relative_threshold` and `minimum_angle` (degrees) as in `find_peaks`.
+
+    Maps, float32, zero outside the mask and where a voxel has fewer peaks: `peaks` (x, y, z, 3 * peaks), vectors in
+    the world frame (scanner RAS+), strongest first, as long as the FOD is high there; `peakvalues`
+    (x, y, z, peaks), these lengths.
+
+    NotApplicable where `choose_shell` finds no shell. Raises InvalidData for a shell that does not exist, a mask that
+    is empty, not binary or on another grid, and a response of another shell or with as much signal along the
+    fibre as across.
+    """
+    inside = binary_mask(mask)
+    require_same_grid(inside, dwi.volume, "mask", "the diffusion-weighted image")
+    chosen = choose_shell(dwi.gradients, shell, max_order)
+    if isinstance(chosen, NotApplicable):
+        return chosen
+    _check_response(response, chosen.shell)
+    indices = list(chosen.shell.indices)
+    model = Deconvolution.of(dwi.world_bvecs[indices], response, chosen.order)
+    coordinates = np.nonzero(inside.array)
+    count = coordinates[0].size
+    vectors = np.zeros((count, peaks, 3), np.float32)
+    for first in range(0, count, BLOCK):
+        block = slice(first, first + BLOCK)
+        x, y, z = (axis[block] for axis in coordinates)
+        signals = dwi.array[x, y, z][:, indices].astype(np.float64)
+        vectors[block] = find_peaks(
+            model.fod(signals),
+            chosen.order,
+            peaks=peaks,
+            relative_threshold=relative_threshold,
+            minimum_angle=minimum_angle,
+        )
+        progress(min(first + BLOCK, count) / count)
+    lengths = np.linalg.norm(vectors, axis=2)
+    return MapSet({"peaks": scatter(vectors.reshape(count, -1), inside), "peakvalues": scatter(lengths, inside)})
+
+
+def _check_response(response: ResponseFunction, shell: Shell) -> None:
+    if abs(response.bvalue - shell.bvalue) > SHELL_WIDTH:
+        raise InvalidData(
+            "response function",
+            expected=f"one of the shell that is deconvolved, b={shell.bvalue:.0f} s/mm^2",
+            found=f"b={response.bvalue:.0f}",
+            remedy="Estimate it again, or name its shell in csd.shell.",
+        )
+    along, across = along_and_across(response.coefficients)
+    if along >= MOST_ISOTROPIC * across:
+        raise InvalidData(
+            "response function",
+            expected="less signal along the fibre than across",
+            found=f"{along:.4g} along and {across:.4g} across",
+            remedy="A response in MRtrix3's form lists l = 0, 2, 4, ..., of which l = 2 is negative.",
+        )

@@ -1,0 +1,160 @@
+"""Denoising by Patch2Self, in closed form.
+
+Patch2Self (Fadnavis, Batson and Garyfallidis, NeurIPS 2020) predicts each volume from all the others: what they
+share is signal, what they do not is noise, as long as the noise of the volumes is independent. With a patch of
+one voxel that is a linear regression per volume, each leaving out another one, and all of them follow from one
+Gram matrix: with P the inverse of the Gram matrix of the centred volumes, volume j is predicted from the others
+with the weights -P[:, j] / P[j, j].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kwneuro_assets.imaging import Dwi, InvalidData
+from kwneuro_assets.progress import Progress, silent
+from kwneuro_assets.threads import one_blas_thread, parallel_map
+
+Method = Literal["auto", "patch2self", "none"]
+
+LEAST_VOLUMES = 10  # diffusion-weighted ones: DIPY's patch2self warns below it, too few to span the signal of the rest
+FOREGROUND_SHARE = 0.1  # of the robust range, and the two percentiles of that range: Smith 2002 (BET), section 2.1
+ROBUST_RANGE = (2.0, 98.0)
+RIDGE = 1e-10  # of a volume's variance: nothing beside noise, enough to invert where a volume occurs twice
+CONSTANT = 1e-6  # relative standard deviation (float32's rounding) below which a volume counts as constant
+MOMENTS_SHARE = 0.25  # of the work: the rest, predicting everywhere, takes about three times as long
+
+
+@dataclass(frozen=True)
+class DenoisingPlan:
+    """What will be done to a series, and why, in one sentence."""
+
+    method: Literal["patch2self", "none"]
+    reason: str
+
+
+def denoising_plan(dwi: Dwi, method: Method, minimum_ratio: float) -> DenoisingPlan:
+    """Whether Patch2Self is applied to this series.
+
+    `auto` is `patch2self` unless the series was interpolated, which makes the noise of its voxels dependent.
+    In either case it needs at least 10 diffusion-weighted volumes, and `minimum_ratio` foreground voxels for
+    each of them: a regression over few voxels fits their noise.
+    """
+    if method == "none":
+        return DenoisingPlan("none", "Denoising is switched off.")
+    if method == "auto" and dwi.interpolated:
+        return DenoisingPlan("none", "The series was interpolated, so its noise is not independent.")
+    volumes = int(np.count_nonzero(~dwi.b0_mask))
+    if volumes < LEAST_VOLUMES:
+        return DenoisingPlan(
+            "none", f"Patch2Self needs at least {LEAST_VOLUMES} diffusion-weighted volumes; this series has {volumes}."
+        )
+    voxels = int(np.count_nonzero(foreground(dwi)))
+    ratio = f"{voxels} foreground voxels for {volumes} diffusion-weighted volumes, a ratio of {voxels / volumes:.1f}"
+    if voxels < minimum_ratio * volumes:
+        return DenoisingPlan("none", f"Patch2Self needs a ratio of {minimum_ratio:g} or more; this series has {ratio}.")
+    return DenoisingPlan("patch2self", f"Patch2Self was fitted on {ratio}.")
+
+
+def denoise(dwi: Dwi, method: Method, minimum_ratio: float, *, progress: Progress = silent) -> Dwi:
+    """The series with its noise reduced, or the very same series where `denoising_plan` says `none`."""
+    if denoising_plan(dwi, method, minimum_ratio).method == "none":
+        return dwi
+    return patch2self(dwi, progress=progress)
+
+
+def patch2self(dwi: Dwi, *, progress: Progress = silent) -> Dwi:
+    """Each diffusion-weighted volume replaced by its least-squares prediction from all the others.
+
+    Exact and deterministic, with intercept; fitted on the foreground, applied to every voxel. The b=0 volumes
+    are left as they are and predict nothing (DIPY treats the two kinds apart as well), and so is a volume that
+    is constant over the foreground. Voxels without any diffusion-weighted signal stay zero. A signal is never
+    negative, so predictions below zero become zero; there is no other shift. float32, in Fortran order.
+
+    Raises InvalidData where the mean b=0 is the same everywhere, so that nothing stands out as foreground.
+    """
+    inside = foreground(dwi)
+    if not inside.any():
+        raise InvalidData("mean b=0 image", expected="a foreground brighter than the rest", found="no contrast")
+    weighted = np.flatnonzero(~dwi.b0_mask)
+    mean, gram = _moments(dwi, weighted, inside, progress)
+    deviation = np.sqrt(np.diag(gram) / int(np.count_nonzero(inside)))
+    varying = deviation > CONSTANT * np.abs(mean)
+    if np.count_nonzero(varying) < 2:
+        return dwi
+    weighted, mean = weighted[varying], mean[varying, None]
+    weights = leave_one_out_weights(gram[np.ix_(varying, varying)]).T
+    denoised = dwi.array.copy(order="F")
+
+    def predict(z: int) -> None:
+        signals = _signals(dwi, z, weighted)
+        dark = ~signals.any(axis=0)
+        signals -= mean
+        predicted = weights @ signals
+        predicted += mean
+        np.maximum(predicted, 0, out=predicted)
+        predicted[:, dark] = 0
+        denoised[:, :, z].T[weighted] = predicted.reshape(-1, *inside.shape[1::-1])
+
+    slices = inside.shape[2]
+    for done, _ in enumerate(parallel_map(predict, range(slices)), start=1):
+        progress(MOMENTS_SHARE + (1 - MOMENTS_SHARE) * done / slices)
+    return dwi.with_array(denoised)
+
+
+def leave_one_out_weights(gram: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Regression weights (n, n) of each variable, a column, on all the others, from their centred Gram matrix.
+
+    The diagonal is zero. Variables that repeat each other predict each other.
+    """
+    scale = np.sqrt(np.diag(gram))
+    correlation = gram / np.outer(scale, scale)
+    with one_blas_thread():
+        inverse = np.linalg.inv(correlation + RIDGE * np.eye(scale.size))
+    weights: NDArray[np.float64] = -inverse / np.diag(inverse) * scale / scale[:, None]
+    np.fill_diagonal(weights, 0)
+    return weights
+
+
+def foreground(dwi: Dwi) -> NDArray[np.bool_]:
+    """(x, y, z) True in head and other tissue: mean b=0 above a tenth of its robust range (Smith 2002, BET).
+
+    Percentiles are deterministic, bear a few absurdly bright voxels, and split neither an image without
+    background nor one without skull through its tissue, as Otsu's threshold does.
+    """
+    mean_b0 = dwi.mean_b0().array
+    low, high = np.percentile(mean_b0, ROBUST_RANGE)
+    return np.asarray(mean_b0 > low + FOREGROUND_SHARE * (high - low))
+
+
+def _moments(
+    dwi: Dwi, volumes: NDArray[np.intp], inside: NDArray[np.bool_], progress: Progress
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean (n,) and centred Gram matrix (n, n) of those volumes over the voxels `inside`."""
+    chosen = [inside[:, :, z].T.ravel() for z in range(inside.shape[2])]
+    slices = [z for z, some in enumerate(chosen) if some.any()]
+
+    def total(z: int) -> NDArray[np.float64]:
+        return np.asarray(_signals(dwi, z, volumes)[:, chosen[z]].sum(axis=1))
+
+    mean = np.sum(list(parallel_map(total, slices)), axis=0) / int(np.count_nonzero(inside))
+
+    def centred_product(z: int) -> NDArray[np.float64]:
+        signals = _signals(dwi, z, volumes)[:, chosen[z]] - mean[:, None]
+        return np.asarray(signals @ signals.T)
+
+    gram = np.zeros((volumes.size, volumes.size))
+    for done, product in enumerate(parallel_map(centred_product, slices), start=1):
+        gram += product
+        progress(MOMENTS_SHARE * done / len(slices))
+    return mean, gram
+
+
+def _signals(dwi: Dwi, z: int, volumes: NDArray[np.intp]) -> NDArray[np.float64]:
+    """One slice of those volumes, (volumes, voxels), x fastest."""
+    # A slice at a time bounds the memory that float64 takes; a volume's plane is contiguous in Fortran order.
+    return np.asarray(dwi.array[:, :, z].T[volumes].reshape(volumes.size, -1), np.float64)

@@ -1,0 +1,367 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from kwneuro_assets.derivations.csd import Deconvolution, fit_csd_peaks
+from kwneuro_assets.derivations.directions import electrostatic_directions
+from kwneuro_assets.derivations.harmonics import convolution_factors, harmonics
+from kwneuro_assets.derivations.response import estimate_response
+from kwneuro_assets.imaging import Dwi, GradientTable, InvalidData, MapSet, NotApplicable, ResponseFunction, Volume
+from kwneuro_assets.imaging.gradients import parse_bvals, parse_bvecs
+from kwneuro_assets.imaging.response import parse_mrtrix_response
+
+Floats = NDArray[np.float64]
+SHELL = {"shell": "auto", "max_order": 8}
+PEAKS = {"peaks": 5, "relative_threshold": 0.1, "minimum_angle": 25.0}
+RIGHT_HANDED = np.diag([2.0, 2, 2, 1])
+# Of a fibre with diffusivities 1.7 and 0.3e-3 mm^2/s at b=3000 and S0=1000, by quadrature.
+RESPONSE = ResponseFunction(np.array([620.908, -454.899, 196.553, -61.687, 15.112]), 3000)
+
+
+def _read(image: Path, stem: Path) -> Dwi:
+    loaded = nibabel.load(image)
+    bvals = parse_bvals(Path(f"{stem}.bval").read_text())
+    table = GradientTable(bvals, parse_bvecs(Path(f"{stem}.bvec").read_text(), len(bvals)))
+    return Dwi(Volume(np.asarray(loaded.dataobj, np.float32), loaded.affine), table)
+
+
+def _fitted(dwi: Dwi, mask: Volume, response: ResponseFunction, **changed: object) -> MapSet:
+    maps = fit_csd_peaks(dwi, mask, response, **{**SHELL, **PEAKS, **changed})  # type: ignore[arg-type]
+    assert isinstance(maps, MapSet)
+    return maps
+
+
+def _vectors(maps: MapSet, inside: NDArray[np.bool_]) -> Floats:
+    """(voxels, peaks, 3)"""
+    values = maps["peaks"].array[inside].astype(np.float64)
+    return values.reshape(len(values), -1, 3)
+
+
+def _nearest_angle(vectors: Floats, others: Floats) -> Floats:
+    """Degrees from each of (voxels, 3) to the nearest of the axes (voxels, n, 3), zeros left out."""
+
+    def unit(values: Floats) -> Floats:
+        return values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12)
+
+    return np.degrees(np.arccos(np.abs(np.einsum("vi,vni->vn", unit(vectors), unit(others))).max(axis=1).clip(0, 1)))
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    dwi: Dwi
+    mask: Volume
+    response: ResponseFunction
+    fod: Floats
+    peaks: Floats
+    inside: NDArray[np.bool_]
+
+
+@pytest.fixture(scope="module")
+def patch(reference: Path) -> Patch:
+    """The real patch and what MRtrix3 made of it."""
+    folder = reference / "real-patch"
+    image = nibabel.load(folder / "mask.nii.gz")
+    inside = image.get_fdata() > 0
+    return Patch(
+        _read(folder / "sub-real_dwi.nii.gz", folder / "sub-real_dwi"),
+        Volume(inside, image.affine),
+        parse_mrtrix_response((folder / "mrtrix_response.txt").read_text(), 3000),
+        nibabel.load(folder / "mrtrix_fod_sh8.nii.gz").get_fdata()[inside],
+        nibabel.load(folder / "mrtrix_peaks_world.nii.gz").get_fdata()[inside].reshape(-1, 3, 3),
+        inside,
+    )
+
+
+def _patch_model(patch: Patch) -> tuple[Deconvolution, Floats]:
+    indices = list(patch.dwi.gradients.shells()[-1].indices)
+    signals = patch.dwi.array[patch.inside][:, indices].astype(np.float64)
+    return Deconvolution.of(patch.dwi.world_bvecs[indices], patch.response, 8), signals
+
+
+def test_peaks_of_a_real_patch_are_those_of_mrtrix3(patch: Patch) -> None:
+    ours = _vectors(_fitted(patch.dwi, patch.mask, patch.response), patch.inside)
+    # 0.18 and 0.22 measured. The rest is the set of 300 directions of the constraint, which is another one.
+    assert np.median(_nearest_angle(ours[:, 0], patch.peaks)) <= 0.3
+    assert np.median(_nearest_angle(ours[:, 1], patch.peaks)) <= 0.4
+    assert np.median(np.linalg.norm(ours[:, 0], axis=1) / np.linalg.norm(patch.peaks[:, 0], axis=1)) == pytest.approx(
+        1, abs=0.01
+    )
+
+
+def test_fods_of_a_real_patch_are_those_of_mrtrix3_coefficient_by_coefficient(patch: Patch) -> None:
+    model, signals = _patch_model(patch)
+    error = np.abs(model.fod(signals) - patch.fod) / np.abs(patch.fod).max()
+    # Turning the 300 directions changes the coefficients as much as this; a wrong sign or column would be 100 %.
+    assert np.percentile(error, 99) <= 0.02
+    assert error.max() <= 0.03
+
+
+def test_blocks_of_voxels_are_solved_like_single_ones(patch: Patch) -> None:
+    model, signals = _patch_model(patch)
+    chosen = np.random.default_rng(0).choice(len(signals), 20, replace=False)
+    indices = list(patch.dwi.gradients.shells()[-1].indices)
+    slow = np.array([_slow_fod(signals[v], patch.dwi.world_bvecs[indices], patch.response) for v in chosen])
+    # Rounding: normal matrices with a condition of some 1e5.
+    assert np.abs(model.fod(signals)[chosen] - slow).max() < 1e-9 * np.abs(slow).max()
+
+
+def _slow_fod(signal: Floats, directions: Floats, response: ResponseFunction) -> Floats:
+    """One voxel by stacked least squares instead of normal equations."""
+    factors = convolution_factors(response.coefficients, 8)
+    forward = harmonics(8, directions) * factors
+    constrained = harmonics(8, electrostatic_directions(300)) * (50 * response.coefficients[0] / 300)
+    norm = np.sqrt(0.0002 * (forward[:, 0] ** 2).sum()) * np.eye(45)
+    fod = np.linalg.lstsq(harmonics(8, directions), signal, rcond=None)[0] / factors
+    fod[15:] = 0
+    negative: set[int] | None = None
+    for _ in range(50):
+        now = {n for n, row in enumerate(constrained) if row @ fod < 0}
+        if now == negative:
+            break
+        negative = now
+        stacked = np.concatenate([forward, norm, constrained[sorted(negative)]])
+        target = np.concatenate([signal, np.zeros(len(stacked) - len(signal))])
+        fod = np.linalg.lstsq(stacked, target, rcond=None)[0]
+    return fod
+
+
+@pytest.fixture(scope="module")
+def table() -> GradientTable:
+    bvals = np.repeat([0.0, 1000, 3000], [2, 30, 60])
+    bvecs = np.concatenate([np.zeros((2, 3)), electrostatic_directions(30), electrostatic_directions(60)])
+    return GradientTable(bvals, bvecs, "world")
+
+
+def _signal(table: GradientTable, fibres: Floats) -> Floats:
+    """(n,) of equal parts of fibres along unit vectors (k, 3) of the world frame."""
+    return 1000 * np.exp(-table.bvals * (0.3e-3 + 1.4e-3 * (fibres @ table.bvecs.T) ** 2)).mean(axis=0)
+
+
+def _row(signals: Floats, table: GradientTable, affine: Floats = RIGHT_HANDED) -> tuple[Dwi, Volume]:
+    """Voxels (n, volumes) in a row, all in the mask."""
+    array = signals[:, None, None].astype(np.float32)
+    return Dwi(Volume(array, affine), table), Volume(np.ones(array.shape[:3], np.uint8), affine)
+
+
+def _crossing(angle: float, seed: int) -> Floats:
+    half = np.radians(angle) / 2
+    frame = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))[0]
+    return np.array([[np.cos(half), np.sin(half), 0], [np.cos(half), -np.sin(half), 0]]) @ frame
+
+
+@pytest.mark.parametrize(("angle", "tolerance"), [(60, 3.0), (75, 1.5), (90, 1.0)])
+def test_crossing_fibres_are_found_apart(table: GradientTable, angle: float, tolerance: float) -> None:
+    # Lobes that overlap draw together: the closer, the more (Tournier 2007).
+    pairs = np.array([_crossing(angle, seed) for seed in range(30)])
+    dwi, mask = _row(np.array([_signal(table, pair) for pair in pairs]), table)
+    found = _vectors(_fitted(dwi, mask, RESPONSE, relative_threshold=0.5), mask.array > 0)
+    assert (found[:, 1] != 0).any(axis=1).all()
+    assert (found[:, 2] == 0).all()
+    for fibre in range(2):
+        assert _nearest_angle(pairs[:, fibre], found).max() < tolerance
+
+
+def test_a_voxel_like_the_response_has_one_peak_and_an_fod_of_unit_integral(table: GradientTable) -> None:
+    fibres = np.array([_crossing(0, seed)[:1] for seed in range(20)])
+    signals = np.array([_signal(table, fibre) for fibre in fibres])
+    dwi, mask = _row(signals, table)
+    found = _vectors(_fitted(dwi, mask, RESPONSE, relative_threshold=0.2), mask.array > 0)
+    assert (found[:, 1] == 0).all()
+    # 60 directions do not see the harmonics beyond order 8 quite alike from everywhere.
+    assert _nearest_angle(fibres[:, 0], found).max() < 0.5
+    fod = Deconvolution.of(table.bvecs[32:], RESPONSE, 8).fod(signals[:, 32:])
+    assert fod[:, 0] * np.sqrt(4 * np.pi) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        np.diag([-1.0, 1, 1]),
+        np.array([[0.0, 0, -1], [-1, 0, 0], [0, -1, 0]]),
+        np.eye(3)[:, [1, 2, 0]],
+    ],
+    ids=["left-handed", "permuted", "permuted right-handed"],
+)
+def test_the_affine_turns_no_peak_in_the_world_frame(table: GradientTable, axes: Floats) -> None:
+    affine = np.eye(4)
+    affine[:3, :3] = 2 * axes
+    pairs = np.array([_crossing(80, seed) for seed in range(10)])
+    signals = np.array([_signal(table, pair) for pair in pairs])
+    still = _fitted(*_row(signals, table), RESPONSE)["peaks"].array
+    turned = _fitted(*_row(signals, table, affine), RESPONSE)["peaks"].array
+    assert np.abs(still - turned).max() < 1e-5
+
+
+def test_permuting_the_volumes_changes_nothing_but_rounding(table: GradientTable) -> None:
+    signals = np.array([_signal(table, _crossing(70, seed)) for seed in range(10)])
+    order = np.random.default_rng(0).permutation(len(table))
+    still = _fitted(*_row(signals, table), RESPONSE)["peaks"].array
+    permuted = _fitted(*_row(signals[:, order], table.selected(order)), RESPONSE)["peaks"].array
+    assert np.abs(still - permuted).max() < 1e-5
+
+
+def test_turning_the_subject_turns_the_peaks(patch: Patch) -> None:
+    rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
+    if np.linalg.det(rotation) < 0:
+        rotation = -rotation
+    affine = np.eye(4)
+    affine[:3, :3] = rotation
+    affine = affine @ patch.dwi.affine
+    # The FSL frame of the gradients turns with the affine's axes, so the same files describe a turned head.
+    turned_dwi = Dwi(Volume(patch.dwi.array, affine), patch.dwi.gradients)
+    turned = _vectors(_fitted(turned_dwi, Volume(patch.mask.array, affine), patch.response), patch.inside)
+    still = _vectors(_fitted(patch.dwi, patch.mask, patch.response), patch.inside)
+    angles = _nearest_angle(still[:, 0] @ rotation.T, turned)
+    # The constraint's directions do not turn with it: as far apart as two sets of directions are.
+    assert np.median(angles) < 0.3
+    assert np.percentile(angles, 95) < 1.0
+
+
+def test_peakvalues_are_the_lengths_of_sorted_peaks_and_all_is_zero_outside(patch: Patch) -> None:
+    maps = _fitted(patch.dwi, patch.mask, patch.response)
+    peaks, values = maps["peaks"].array, maps["peakvalues"].array
+    assert peaks.dtype == values.dtype == np.float32
+    assert peaks.shape == (*patch.mask.grid, 15)
+    assert values.shape == (*patch.mask.grid, 5)
+    assert np.abs(np.linalg.norm(peaks.reshape(*values.shape, 3), axis=-1) - values).max() < 1e-6
+    assert (np.diff(values, axis=-1) <= 0).all()
+    assert ((values == 0) | (values >= 0.0999 * values[..., :1])).all()
+    assert not peaks[~patch.inside].any()
+    assert not values[~patch.inside].any()
+
+
+def test_voxels_without_signal_have_no_peak_and_strange_ones_no_nan(table: GradientTable) -> None:
+    signals = np.zeros((6, len(table)))
+    signals[1] = _signal(table, np.array([[0.0, 0, 1]]))
+    signals[2] = 500  # the same in every volume
+    signals[3] = -signals[1]
+    signals[4, 40] = 1e6  # one volume shines
+    signals[5] = 1e-30
+    maps = _fitted(*_row(signals, table), RESPONSE)
+    peaks, values = maps["peaks"].array[:, 0, 0], maps["peakvalues"].array[:, 0, 0]
+    assert np.isfinite(peaks).all()
+    assert np.isfinite(values).all()
+    assert not peaks[0].any()
+    assert np.abs(peaks[1, :2]).max() < 0.01 * peaks[1, 2]
+
+
+def test_scaling_the_image_and_its_response_changes_no_peak(patch: Patch) -> None:
+    scaled = ResponseFunction(patch.response.coefficients * 8, 3000)
+    still = _fitted(patch.dwi, patch.mask, patch.response)["peaks"].array
+    assert np.array_equal(still, _fitted(patch.dwi.with_array(patch.dwi.array * 8), patch.mask, scaled)["peaks"].array)
+
+
+@pytest.mark.parametrize("coefficients", [3, 7])
+def test_a_response_of_another_order_is_padded_or_cut(table: GradientTable, coefficients: int) -> None:
+    padded = np.pad(RESPONSE.coefficients, (0, 2), constant_values=(0, -5.0))[:coefficients]
+    fibre = _crossing(0, 7)[:1]
+    maps = _fitted(*_row(np.array([_signal(table, fibre)]), table), ResponseFunction(padded, 3000))
+    assert _nearest_angle(fibre, maps["peaks"].array[0, 0, 0].reshape(1, -1, 3).astype(np.float64))[0] < 1.0
+
+
+def test_the_progress_rises_to_one(patch: Patch) -> None:
+    told: list[float] = []
+    _fitted(patch.dwi, patch.mask, patch.response, progress=told.append)
+    assert told == sorted(told)
+    assert told[-1] == 1
+
+
+def test_a_shell_without_enough_directions_is_not_applicable(table: GradientTable) -> None:
+    few = np.arange(12)
+    dwi, mask = _row(np.array([_signal(table, np.eye(3))[few]]), table.selected(few))
+    assert isinstance(fit_csd_peaks(dwi, mask, RESPONSE, **SHELL, **PEAKS), NotApplicable)  # type: ignore[arg-type]
+
+
+def test_bad_input_is_an_error_that_says_what_was_expected(table: GradientTable) -> None:
+    dwi, mask = _row(np.array([_signal(table, np.eye(3))]), table)
+    with pytest.raises(InvalidData, match=r"b=2000 .* b=1000, 3000"):
+        _fitted(dwi, mask, RESPONSE, shell=2000.0)
+    with pytest.raises(InvalidData, match="grid of mask"):
+        _fitted(dwi, Volume(mask.array, np.eye(4)), RESPONSE)
+    with pytest.raises(InvalidData, match="at least one voxel inside"):
+        _fitted(dwi, Volume(np.zeros_like(mask.array), mask.affine), RESPONSE)
+    with pytest.raises(InvalidData, match=r"deconvolved, b=3000 .* found b=1000"):
+        _fitted(dwi, mask, ResponseFunction(RESPONSE.coefficients, 1000))
+    with pytest.raises(InvalidData, match="less signal along the fibre than across"):
+        _fitted(dwi, mask, ResponseFunction(np.abs(RESPONSE.coefficients), 3000))
+
+
+_FINGERPRINT = """
+import sys
+from pathlib import Path
+from kwneuro_assets_tests.derivations.test_csd import fingerprint_of_patch
+print(fingerprint_of_patch(Path(sys.argv[1])))
+"""
+
+
+def fingerprint_of_patch(folder: Path) -> str:
+    """Response and peaks of the patch eight times over, more than a block, as a hash."""
+    dwi = _read(folder / "sub-real_dwi.nii.gz", folder / "sub-real_dwi")
+    image = nibabel.load(folder / "mask.nii.gz")
+    dwi = dwi.with_array(np.tile(dwi.array, (1, 1, 8, 1)))
+    mask = Volume(np.tile(image.get_fdata() > 0, (1, 1, 8)), image.affine)
+    response = estimate_response(dwi, mask, **SHELL, fa_threshold=0.7, minimum_voxels=300)  # type: ignore[arg-type]
+    assert isinstance(response, ResponseFunction)
+    peaks = _fitted(dwi, mask, response)["peaks"].array
+    return hashlib.sha256(response.coefficients.tobytes() + peaks.tobytes()).hexdigest()
+
+
+def test_the_result_is_the_same_to_the_bit_with_one_thread_and_with_two(reference: Path) -> None:
+    def fingerprint(threads: int) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", _FINGERPRINT, str(reference / "real-patch")],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+
+    assert fingerprint(1) == fingerprint(2) != ""
+
+
+def _slab_error(phantom_tool: Path, folder: Path, affine: str) -> list[float]:
+    """Median angle from each true fibre (first, second, third) to the nearest peak, as the phantom's score has it."""
+    subprocess.run(
+        [sys.executable, str(phantom_tool), str(folder), "--slices", "6", "--affine", affine],
+        check=True,
+        capture_output=True,
+    )
+    truth, stem = folder / "truth" / "sub-01", folder / "sub-01" / "dwi" / "sub-01_dwi"
+    dwi = _read(Path(f"{stem}.nii.gz"), stem)
+    brain = Volume(nibabel.load(truth / "mask.nii.gz").get_fdata().astype(np.uint8), dwi.affine)
+    response = estimate_response(dwi, brain, **SHELL, fa_threshold=0.7, minimum_voxels=300)  # type: ignore[arg-type]
+    assert isinstance(response, ResponseFunction)
+    fibres = np.nan_to_num(nibabel.load(truth / "peaks_world.nii.gz").get_fdata())
+    share = np.linalg.norm(fibres.reshape(*brain.grid, -1, 3), axis=-1)
+    white = (nibabel.load(truth / "ndi.nii.gz").get_fdata() > 0.51) & (share[..., 0] > 0) & (brain.array > 0)
+    found = _vectors(_fitted(dwi, Volume(white, dwi.affine), response), white)
+    assert found[:, 0].any(axis=1).mean() > 0.995
+    medians = []
+    for fibre in range(3):
+        wanted = share[white][:, fibre] > 0.4 * share[white][:, 0]
+        truths = fibres[white].reshape(len(found), -1, 3)[wanted, fibre]
+        medians.append(float(np.median(_nearest_angle(truths, found[wanted]))))
+    return medians
+
+
+@pytest.mark.slow
+def test_fibres_of_a_noisy_phantom_are_found_whatever_its_affine(phantom_tool: Path, tmp_path: Path) -> None:
+    las, oblique = (_slab_error(phantom_tool, tmp_path / affine, affine) for affine in ("las", "oblique"))
+    # Measured 0.98 / 2.35 / 3.6 degrees from the raw, noisy series; MRtrix3 has 1.04 / 2.39 / 3.89.
+    for medians in (las, oblique):
+        assert medians[0] <= 1.1
+        assert medians[1] <= 2.6
+        assert medians[2] <= 4.3
+    # Other slices of the brain and other noise: no more than the voxels' scatter.
+    assert abs(las[0] - oblique[0]) <= 0.15

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import numpy as np
+
+from kwneuro_assets.derivations.directions import electrostatic_directions, fibonacci_directions
+
+
+def _smallest_angle(axes: np.ndarray) -> float:
+    cosines = np.abs(axes @ axes.T)
+    np.fill_diagonal(cosines, 0)
+    return float(np.degrees(np.arccos(cosines.max())))
+
+
+def test_electrostatic_axes_are_more_even_than_the_lattice_they_start_from() -> None:
+    # 300 axes of a hexagonal lattice would lie 8.9 degrees apart; 7.5 leaves room for another local optimum.
+    assert _smallest_angle(electrostatic_directions(300)) > 7.5 > _smallest_angle(fibonacci_directions(300))
+
+
+def test_no_direction_is_far_from_a_fibonacci_direction() -> None:
+    # What the search for peaks relies on: with 1000 of them, less than 4 degrees (they lie 4.5 apart).
+    anywhere = np.random.default_rng(0).normal(size=(5000, 3))
+    anywhere /= np.linalg.norm(anywhere, axis=1, keepdims=True)
+    far = np.abs(anywhere @ fibonacci_directions(1000).T).max(axis=1)
+    assert np.degrees(np.arccos(far.min())) < 4
+
+
+def test_directions_are_unit_vectors_and_the_same_every_time() -> None:
+    axes = electrostatic_directions(300)
+    electrostatic_directions.cache_clear()
+    assert np.array_equal(axes, electrostatic_directions(300))
+    for directions in (axes, fibonacci_directions(300)):
+        assert np.abs(np.linalg.norm(directions, axis=1) - 1).max() < 1e-12
