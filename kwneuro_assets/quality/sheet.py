@@ -1,0 +1,281 @@
+"""The layout of a figure: a title over rows of slices and plots, all lengths in pixels.
+
+matplotlib through its objects alone: no pyplot, so nothing global, no window, no leak in a long-lived process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kwneuro_assets.quality.colours import Colour
+from kwneuro_assets.quality.view import Plane
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 1200
+DPI = 100
+BACKGROUND = "#101418"
+TEXT = "#e8ecf0"
+DIM = "#9aa4ae"
+
+_MARGIN = 14
+_GAP = 8
+_TITLE_HEIGHT = 52
+_CAPTION_HEIGHT = 42
+_CAPTION_SIZE = 15
+_BAR_WIDTH = 92  # with its numbers and its unit
+_LEGEND_WIDTH = 122
+_LEGEND_STEP = 26
+_LEAST_WIDTH = 760  # room for a title
+_LETTER_WIDTH = 0.68  # of a wide text in bold, as a share of its size
+_TALLEST_ROW = 480
+_FONT = "DejaVu Sans"  # comes with matplotlib, so it is the same everywhere
+_ENDS = (("L", "R"), ("P", "A"), ("I", "S"))
+
+
+class Scale(NamedTuple):
+    """A colour scale: matplotlib's name of a colour map, limits and unit.
+
+    With a list of colours in place of a name, there is one for each whole number from `low`, named by `labels`.
+    """
+
+    colours: str | Sequence[Colour]
+    low: float
+    high: float
+    unit: str
+    labels: tuple[str, ...] = ()
+
+
+class Box(NamedTuple):
+    """A rectangle on the page, in pixels from its upper left corner."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+class Row(Protocol):
+    def size(self) -> tuple[float, float]: ...
+
+    def draw(self, page: Page, top: float) -> None: ...
+
+
+Legend = Sequence[tuple[str, Colour]]
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One slice: (rows, columns) on a scale or (rows, columns, 3) colours, row 0 the lowest, `extent` in mm.
+
+    `caption` stands above, a colour bar of `scale` beside, `legend` in the upper left corner. `overlay` draws over it,
+    in mm from the lower left corner. `frame` is the size in mm of the panel's place in its row, for a close-up that
+    takes as much of it as the whole slice would.
+    """
+
+    plane: Plane
+    image: NDArray[Any]
+    extent: tuple[float, float]
+    caption: str = ""
+    scale: Scale | None = None
+    bar: bool = True
+    legend: Legend = ()
+    overlay: Callable[[Axes], None] | None = None
+    frame: tuple[float, float] | None = None
+
+    @property
+    def place(self) -> tuple[float, float]:
+        """Width and height in mm that the row keeps free for it."""
+        return self.frame or self.extent
+
+    @property
+    def beside(self) -> int:
+        """Pixels for the colour bar."""
+        return _BAR_WIDTH if self.scale and self.bar else 0
+
+
+@dataclass(frozen=True, eq=False)
+class Slices:
+    """A row of panels, all to one scale of mm, and a legend for all of them at the right."""
+
+    panels: Sequence[Panel]
+    legend: Legend = ()
+
+    def size(self) -> tuple[float, float]:
+        zoom = self._pixels_per_mm()
+        height = max(self._height() * zoom, _LEGEND_STEP * len(self.legend))
+        return self._width() * zoom + self._beside(), height + self._caption_height()
+
+    def draw(self, page: Page, top: float) -> None:
+        zoom = self._pixels_per_mm()
+        height = self.size()[1] - self._caption_height()
+        left = float(_MARGIN)
+        for panel in self.panels:
+            width = panel.place[0] * zoom
+            alone = sum(bool(one.caption) for one in self.panels) == 1
+            room = page.width - 2 * _MARGIN if alone else width + panel.beside
+            page.text(left, top + 0.55 * _CAPTION_HEIGHT, panel.caption, size=_CAPTION_SIZE, room=room)
+            _draw_panel(page, panel, Box(left, top + self._caption_height(), width, height))
+            left += width + panel.beside + _GAP
+        for index, (name, colour) in enumerate(self.legend):
+            y = top + self._caption_height() + _LEGEND_STEP * (index + 0.5)
+            page.text(left + 6, y, name, size=14, colour=colour)
+
+    def _pixels_per_mm(self) -> float:
+        free = WIDTH - 2 * _MARGIN - self._beside()
+        return min(free / self._width(), _TALLEST_ROW / self._height())
+
+    def _width(self) -> float:
+        return sum(panel.place[0] for panel in self.panels)
+
+    def _height(self) -> float:
+        return max(panel.place[1] for panel in self.panels)
+
+    def _beside(self) -> float:
+        bars = sum(panel.beside for panel in self.panels)
+        return bars + _GAP * (len(self.panels) - 1) + (_LEGEND_WIDTH if self.legend else 0)
+
+    def _caption_height(self) -> int:
+        return _CAPTION_HEIGHT if any(panel.caption for panel in self.panels) else _GAP
+
+
+@dataclass(frozen=True, eq=False)
+class Plot:
+    """A row that is no slice: `content` draws into the box it is given, `height` pixels high."""
+
+    caption: str
+    height: float
+    content: Callable[[Page, Box], None]
+
+    def size(self) -> tuple[float, float]:
+        return WIDTH - 2 * _MARGIN, self.height + _CAPTION_HEIGHT
+
+    def draw(self, page: Page, top: float) -> None:
+        page.text(
+            _MARGIN, top + 0.55 * _CAPTION_HEIGHT, self.caption, size=_CAPTION_SIZE, room=page.width - 2 * _MARGIN
+        )
+        self.content(page, Box(_MARGIN, top + _CAPTION_HEIGHT, page.width - 2 * _MARGIN, self.height))
+
+
+class Page:
+    """A matplotlib figure that is addressed in pixels from its upper left corner."""
+
+    def __init__(self, width: int, height: int) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        self.width, self.height = width, height
+        self.figure: Figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=BACKGROUND)
+        FigureCanvasAgg(self.figure)
+
+    def axes(self, box: Box, **options: Any) -> Axes:
+        bottom = self.height - box.top - box.height
+        rectangle = (box.left / self.width, bottom / self.height, box.width / self.width, box.height / self.height)
+        axes: Axes = self.figure.add_axes(rectangle, facecolor=BACKGROUND, **options)
+        axes.tick_params(colors=TEXT, labelsize=12, labelfontfamily=_FONT)
+        for spine in axes.spines.values():
+            spine.set_color(DIM)
+        return axes
+
+    def text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        size: float,
+        colour: str | Colour = TEXT,
+        room: float = math.inf,
+        **options: Any,
+    ) -> None:
+        """Text in points, smaller where it would be wider than `room` pixels."""
+        size = min(size, room / (_LETTER_WIDTH * max(1, len(text)) * DPI / 72))
+        place = {"x": x / self.width, "y": 1 - y / self.height, "va": "center", "fontfamily": _FONT}
+        self.figure.text(s=text, fontsize=size, color=colour, **{**place, **options})
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """A drawn figure, and how many of its pixels from the top hold the title and the first row."""
+
+    figure: Figure
+    first_row: int
+
+
+def draw_sheet(title: str, rows: Sequence[Row]) -> Sheet:
+    """A title over rows, as wide as the widest row and at most WIDTH pixels."""
+    sizes = [row.size() for row in rows]
+    width = max(_LEAST_WIDTH, *(round(size[0]) + 2 * _MARGIN for size in sizes))
+    page = Page(width, round(_TITLE_HEIGHT + sum(size[1] for size in sizes) + _MARGIN))
+    page.text(_MARGIN, _TITLE_HEIGHT / 2 + 4, title, size=21, room=width - 2 * _MARGIN, fontweight="bold")
+    top = float(_TITLE_HEIGHT)
+    for row, (_, height) in zip(rows, sizes, strict=True):
+        row.draw(page, top)
+        top += height
+    return Sheet(page.figure, round(_TITLE_HEIGHT + sizes[0][1] + _GAP))
+
+
+def _draw_panel(page: Page, panel: Panel, place: Box) -> None:
+    width, height = panel.extent
+    zoom = min(place.width / width, place.height / height)
+    left, top = place.left + (place.width - width * zoom) / 2, place.top + (place.height - height * zoom) / 2
+    axes = page.axes(Box(left, top, width * zoom, height * zoom))
+    colours: dict[str, Any] = {}
+    if panel.scale:
+        colours = {"cmap": _colour_map(panel.scale), "vmin": panel.scale.low, "vmax": panel.scale.high}
+    shown = (0.0, width, 0.0, height)
+    axes.imshow(panel.image, origin="lower", extent=shown, aspect="auto", interpolation="nearest", **colours)
+    if panel.overlay:
+        panel.overlay(axes)
+    axes.set_axis_off()
+    axes.set(xlim=(0, width), ylim=(0, height))
+    (start, end), (low, high) = _ENDS[panel.plane.across], _ENDS[panel.plane.up]
+    _letters(axes, start, 0.012, 0.5, ha="left", va="center")
+    _letters(axes, end, 0.988, 0.5, ha="right", va="center")
+    _letters(axes, low, 0.5, 0.012, ha="center", va="bottom")
+    _letters(axes, high, 0.5, 0.988, ha="center", va="top")
+    for line, (name, colour) in enumerate(panel.legend):
+        _letters(axes, name, 0.012, 0.99 - line * 22 / (height * zoom), ha="left", va="top", size=12, color=colour)
+    if panel.scale and panel.beside:
+        bar = Box(place.left + place.width + 6, place.top + 0.05 * place.height, 15, 0.9 * place.height)
+        _draw_bar(page.axes(bar), panel.scale)
+
+
+def _letters(axes: Axes, text: str, x: float, y: float, size: float = 14, color: Any = TEXT, **options: Any) -> None:
+    """Light letters with a dark rim, legible over anything."""
+    from matplotlib.patheffects import withStroke
+
+    rim = [withStroke(linewidth=3, foreground="black")]
+    style = {"fontsize": size, "fontfamily": _FONT, "fontweight": "bold", "color": color, "path_effects": rim}
+    axes.text(x, y, text, transform=axes.transAxes, **style, **options)
+
+
+def _colour_map(scale: Scale) -> Any:
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    return colormaps[scale.colours] if isinstance(scale.colours, str) else ListedColormap(list(scale.colours))
+
+
+def _draw_bar(axes: Axes, scale: Scale) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    steps = 256 if isinstance(scale.colours, str) else len(scale.colours)
+    ramp = np.linspace(scale.low, scale.high, steps)[:, None]
+    axes.imshow(ramp, cmap=_colour_map(scale), origin="lower", extent=(0, 1, scale.low, scale.high), aspect="auto")
+    axes.set_xticks([])
+    axes.yaxis.tick_right()
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
+    axes.set_ylabel(scale.unit, color=TEXT, fontsize=13, fontfamily=_FONT)
+    axes.yaxis.set_label_position("right")
+    if scale.labels:
+        width = (scale.high - scale.low) / len(scale.labels)
+        axes.set_yticks([scale.low + (index + 0.5) * width for index in range(len(scale.labels))], scale.labels)

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from PIL import Image
+
+from kwneuro_assets.imaging import MapSet, NotApplicable, Volume
+from kwneuro_assets.quality import figures
+from kwneuro_assets.quality.close_up import close_up
+from kwneuro_assets.quality.colours import bundle_colours, direction_colours
+from kwneuro_assets.quality.render import THUMBNAIL_BYTES, thumbnail
+from kwneuro_assets.quality.view import AXIAL, Cut, View
+from kwneuro_assets_tests.quality.heads import AXES, affine_of, ball, every_value, head, world
+
+FIGURES = {
+    "denoised_dwi": (figures.denoised_figure, ("dwi",)),
+    "mean_b0": (figures.mean_b0_figure, ("denoised_dwi",)),
+    "brain_mask": (figures.brain_mask_figure, ("mean_b0",)),
+    "dti": (figures.tensor_figure, ("denoised_dwi", "brain_mask")),
+    "noddi": (figures.noddi_figure, ("denoised_dwi", "brain_mask")),
+    "fiber_response": (figures.response_figure, ("denoised_dwi", "brain_mask")),
+    "csd_peaks": (figures.peaks_figure, ("denoised_dwi", "brain_mask", "fiber_response")),
+    "tract_masks": (figures.tracts_figure, ("csd_peaks",)),
+    "tract_endings": (figures.endings_figure, ("csd_peaks",)),
+    "tract_orientations": (figures.orientations_figure, ("csd_peaks", "tract_masks")),
+}
+
+
+def pixels_of(png):
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+def panels_of_the_first_row(png):
+    """Its slices, cut out: grey images lie on black, and neither the page nor its letters are of a neutral grey."""
+    image = Image.open(io.BytesIO(png))
+    row = pixels_of(png)[: int(image.info["Thumbnail-Height"])]
+    neutral = (row.max(axis=2) == row.min(axis=2)).sum(axis=0) > 40
+    edges = np.flatnonzero(np.diff(np.r_[False, neutral, False].astype(int))).reshape(-1, 2)
+    panels = []
+    for start, stop in edges[edges[:, 1] - edges[:, 0] > 60]:
+        panel = row[:, start:stop]
+        rows = np.flatnonzero((panel.max(axis=2) == panel.min(axis=2)).mean(axis=1) > 0.5)
+        panels.append(panel[rows[0] : rows[-1] + 1])
+    return panels
+
+
+@pytest.mark.parametrize("orientation", AXES)
+def test_left_is_left_front_is_right_and_up_is_up_in_the_picture_of_every_affine(orientation):
+    png = figures.mean_b0_figure(head_that_fills_the_picture(orientation), {}, "mean_b0")
+    axial, coronal, sagittal = panels_of_the_first_row(png)
+
+    # The bright ball is white, which letters are not; it lies left, anterior and superior of the head's middle.
+    for panel, (right, down) in ((axial, (-1, -1)), (coronal, (-1, -1)), (sagittal, (1, -1))):
+        row, column = np.nonzero(panel.min(axis=2) == 255)
+        middle = np.array(panel.shape[:2]) / 2
+        assert row.size > 100
+        assert np.sign(column.mean() - middle[1]) == right
+        assert np.sign(row.mean() - middle[0]) == down
+
+
+def head_that_fills_the_picture(orientation):
+    volume = head(orientation)
+    # Grey enough to count as head, so that the crop is around the head and not around the bright ball.
+    return Volume(np.minimum(volume.array, 400), volume.affine)
+
+
+@pytest.mark.parametrize("orientation", ["las", "oblique", "sagittal"])
+def test_the_bundle_of_the_left_is_drawn_at_the_left(orientation):
+    grid = (30, 32, 28)
+    affine = affine_of(orientation, grid)
+    coordinates = world(affine, grid)
+    brain = ball(coordinates, (0, 0, 0), 26)
+    left = ball(coordinates, (-12, 0, 0), 8)
+    amplitudes = Volume(0.5 * brain[..., None].astype(np.float32), affine)
+    peaks = MapSet({"peaks": Volume(np.zeros((*grid, 3), np.float32), affine), "peakvalues": amplitudes})
+    masks = Volume(np.stack([left, np.zeros(grid, bool)], axis=-1), affine, ("CST_left", "CST_right"))
+
+    row = pixels_of(figures.tracts_figure(masks, {"csd_peaks": peaks}, "tracts"))
+    colour = np.round(255 * np.array(bundle_colours(masks.names)["CST_left"]))
+    axial = row[95:500, :380]
+    painted = np.nonzero(np.abs(axial - colour).max(axis=2) <= 1)[1]
+    silhouette = np.nonzero((axial == axial[..., :1]).all(axis=2) & (axial[..., 0] > 60))[1]
+
+    assert painted.size > 100
+    assert painted.max() < (silhouette.min() + silhouette.max()) / 2
+
+
+@pytest.mark.parametrize("orientation", AXES)
+def test_a_peak_to_the_right_and_front_rises_to_the_right_in_an_axial_close_up(orientation):
+    grid = (8, 8, 8)
+    affine = affine_of(orientation, grid)
+    direction = np.array([2, 1, 0]) / np.sqrt(5)
+    peaks = np.broadcast_to(direction, (*grid, 3)).astype(np.float32)
+    view = View.of(Volume(peaks, affine))
+    panel = close_up(view, Cut(AXIAL, 4), peaks, np.ones((*grid, 1), np.float32))
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+
+    panel.overlay(axes)
+
+    (lines,) = [artist for artist in axes.collections if isinstance(artist, LineCollection)]
+    segments = np.array(lines.get_segments())
+    along = segments[:, 1] - segments[:, 0]
+    # On an oblique grid the plane itself is tilted: the truth is the direction in the plane's own two axes.
+    right, front = (world_axis(affine, axis) @ direction for axis in (0, 1))
+    expected = np.arctan2(front, right)
+    angle = np.arctan2(along[:, 1], along[:, 0])
+    np.testing.assert_allclose(angle, expected, atol=1e-5)
+    assert right > 0
+    assert front > 0
+
+
+def world_axis(affine, axis):
+    """The unit vector of the voxel axis nearest to a world axis, pointing the world axis's way."""
+    columns = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    nearest = int(np.abs(columns[axis]).argmax())
+    return columns[:, nearest] * np.sign(columns[axis, nearest])
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_same_value_gives_the_same_bytes_and_a_thumbnail_that_fits(name):
+    values = every_value((16, 18, 14), "oblique")
+    draw, parents = FIGURES[name]
+    inputs = {parent: values[parent] for parent in parents}
+
+    png = draw(values[name], inputs, f"{name} sub-01")
+
+    assert png == draw(values[name], inputs, f"{name} sub-01")
+    assert Image.open(io.BytesIO(png)).width <= 1200
+    webp = thumbnail(png)
+    assert len(webp) <= THUMBNAIL_BYTES
+    assert Image.open(io.BytesIO(webp)).width >= 320
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("grid", [(1, 1, 1), (6, 8, 1)])
+def test_the_smallest_grids_are_drawn_without_their_inputs_too(name, grid):
+    values = every_value(grid, "sagittal")
+    draw, parents = FIGURES[name]
+    inputs = {parent: NotApplicable("too few directions") for parent in parents} if grid == (1, 1, 1) else {}
+
+    # Letters, panels and scales: a picture of nothing has no third colour.
+    assert len(np.unique(pixels_of(draw(values[name], inputs, name)) @ [65536, 256, 1])) > 20
+
+
+def test_an_input_on_another_grid_is_left_out():
+    values = every_value((6, 8, 9), "las")
+    other = every_value((7, 8, 9), "las")
+    for name in ("denoised_dwi", "tract_masks"):
+        draw, parents = FIGURES[name]
+        assert draw(values[name], {parent: other[parent] for parent in parents}, name) == draw(values[name], {}, name)
+
+
+@pytest.mark.parametrize("name", ["tract_masks", "tract_endings", "tract_orientations", "csd_peaks", "brain_mask"])
+def test_values_without_a_single_voxel_are_drawn(name):
+    value = every_value((6, 8, 9), "ras")[name]
+    empty = (
+        MapSet({key: Volume(np.zeros_like(volume.array), volume.affine) for key, volume in value.items()})
+        if isinstance(value, MapSet)
+        else Volume(np.zeros_like(value.array), value.affine, value.names)
+    )
+    assert FIGURES[name][0](empty, {}, name).startswith(b"\x89PNG")
+
+
+def test_the_outline_of_a_mask_is_drawn_around_its_voxels():
+    mask = np.zeros((20, 20, 20), np.uint8)
+    mask[4:10, 6:16, 5:15] = 1
+    image = Volume(np.full((20, 20, 20), 100, np.float32), np.eye(4))
+    png = figures.brain_mask_figure(Volume(mask, np.eye(4)), {"mean_b0": image}, "brain_mask")
+
+    axial = panels_of_the_first_row(png)[0]
+    row, column = np.nonzero((axial[..., 0] > 200) & (axial[..., 1] < 120))
+    scale = axial.shape[1] / 20
+    # Lines are 2 pixels wide, and panels begin at fractions of a pixel.
+    assert abs(column.min() - 4 * scale) < 3
+    assert abs(column.max() - 10 * scale) < 3
+    assert abs(row.min() - (20 - 16) * scale) < 3
+    assert abs(row.max() - (20 - 6) * scale) < 3
+
+
+def test_directions_have_the_colours_of_the_world_axes():
+    vectors = np.array([[-3.0, 0, 0], [0, 2, 0], [0, 0, -1], [0, 0, 0]])
+    expected = [[1, 0, 0], [0, 1, 0], [0, 0, 0.5], [0, 0, 0]]
+    np.testing.assert_array_equal(direction_colours(vectors, np.array([1, 7, 0.5, 1])), expected)
+
+
+def test_left_and_right_share_a_colour_and_the_72_bundles_have_many():
+    names = ("AF_left", "AF_right", *(f"T_{index}_left" for index in range(40)))
+    colours = bundle_colours(names)
+    assert colours["AF_left"] == colours["AF_right"]
+    kinds = np.array(list(dict.fromkeys(colours.values())))
+    assert len(kinds) == 41
+    apart = np.linalg.norm(kinds[:, None] - kinds[None], axis=-1)[~np.eye(41, dtype=bool)]
+    assert apart.min() > 0.05
+
+
+def test_the_bytes_are_the_same_in_another_process_which_needs_no_pyplot_and_imports_matplotlib_late():
+    script = (
+        "import sys, hashlib\n"
+        "from kwneuro_assets.quality import figures\n"
+        "assert 'matplotlib' not in sys.modules and 'scipy' not in sys.modules\n"
+        "from kwneuro_assets_tests.quality.heads import every_value\n"
+        "values = every_value((6, 8, 9), 'las')\n"
+        "png = figures.tensor_figure(values['dti'], values, 'dti')\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+        "print(hashlib.sha256(png).hexdigest())\n"
+    )
+    root = Path(__file__).parents[2]
+    run = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, cwd=root)
+    values = every_value((6, 8, 9), "las")
+    assert run.stdout.strip() == hashlib.sha256(figures.tensor_figure(values["dti"], values, "dti")).hexdigest()
