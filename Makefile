@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 demo: install
-	$(BIN)/kwneuro-assets --home data/demo demo $(ARGS)
+	$(BIN)/kwneuro-assets demo $(ARGS)
 
 test: install
 	$(BIN)/python -m pytest $(ARGS)

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kwneuro_assets.errors import ActionableError
 
 ENVIRONMENT_PREFIX = "KWNEURO_"
+_URL_VARIABLES = {"KWNEURO_SOURCE": "source", "KWNEURO_STORE": "store"}
 
 
 class SettingsError(ActionableError, ValueError):
@@ -71,14 +72,13 @@ class DtiSettings(Section):
 class NoddiSettings(Section):
     dpar: float = Field(1.7e-3, gt=0, le=5e-3, description="Diffusivity along neurites, mm^2/s (Zhang 2012).")
     diso: float = Field(3.0e-3, gt=0, le=5e-3, description="Diffusivity of free water, mm^2/s (Zhang 2012).")
-    directions: Literal[500, 1000, 2000, 4000, 8000] = Field(
-        500, description="Orientations of AMICO's dictionary."
-    )
+    directions: Literal[500, 1000, 2000, 4000, 8000] = Field(500, description="Orientations of AMICO's dictionary.")
 
 
 class ShellSettings(Section):
     shell: Literal["auto"] | float = Field(
-        "auto", description="b-value of the shell that is deconvolved, s/mm^2; auto: the highest that has enough."
+        "auto",
+        description="b-value of the shell that is deconvolved, s/mm^2; auto: the highest that allows the full order.",
     )
     max_order: Literal[2, 4, 6, 8, 10, 12] = Field(
         8, description="Highest spherical harmonic order; lower where directions are fewer than coefficients."
@@ -169,20 +169,26 @@ def load_settings(file: Path | None = None, environment: Mapping[str, str] | Non
     tree = _read_yaml(file) if file else {}
     origin = f"settings file {file}" if file else "settings"
     _check_keys(tree, origin)
+    origins: dict[tuple[str, ...], str] = {}
     for variable, section, key in _overrides(variables):
-        _check_keys({section: {key: None}}, f"environment variable {variable}")
-        tree.setdefault(section, {})[key] = yaml.safe_load(variables[variable])
+        origins[section, key] = f"environment variable {variable}"
+        _check_keys({section: {key: None}}, origins[section, key])
+        plain = variable in _URL_VARIABLES
+        tree.setdefault(section, {})[key] = variables[variable] if plain else _value(variables[variable])
     try:
         return PipelineSettings.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
         # The parts of the location that are keys; the rest are pydantic's names for the members of a union.
-        keys = [str(part) for part in first["loc"][:2]]
+        keys = tuple(str(part) for part in first["loc"][:2])
         default = PipelineSettings.model_fields[keys[0]].annotation
         field = default.model_fields[keys[1]] if default and len(keys) > 1 else None
         known = f" ({field.description})" if field else ""
-        expected = "; ".join(dict.fromkeys(f"{e['msg'][0].lower()}{e['msg'][1:]}" for e in error.errors()[:2]))
-        raise SettingsError(f"{origin}: {'.'.join(keys)}: {expected}, found {first['input']!r}{known}") from None
+        told = [one["msg"] for one in error.errors() if one["loc"][:2] == first["loc"][:2]]
+        expected = "; ".join(dict.fromkeys(f"{message[0].lower()}{message[1:]}" for message in told))
+        raise SettingsError(
+            f"{origins.get(keys, origin)}: {'.'.join(keys)}: {expected}, found {first['input']!r}{known}"
+        ) from None
 
 
 def _read_yaml(file: Path) -> dict[str, dict[str, Any]]:
@@ -191,7 +197,7 @@ def _read_yaml(file: Path) -> dict[str, dict[str, Any]]:
     except OSError as error:
         raise SettingsError(f"settings file {file}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"settings file {file}: is not YAML: {error}") from None
+        raise SettingsError(f"settings file {file}: is not YAML: {' '.join(str(error).split())}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -220,14 +226,46 @@ def _unknown(key: str, known: list[str], origin: str) -> str:
     return f"{origin}: unknown key {key!r}; the nearest valid one is {nearest[0]!r}"
 
 
+def _value(text: str) -> Any:
+    """A variable's value as the file would hold it; what is no YAML, such as the pattern `*dir-AP*`, is text."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
 def _overrides(variables: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    found = [
-        (variable, section, "url")
-        for variable, section in (("KWNEURO_SOURCE", "source"), ("KWNEURO_STORE", "store"))
-        if variables.get(variable)
-    ]
+    found = [(variable, section, "url") for variable, section in _URL_VARIABLES.items() if variables.get(variable)]
     for variable in sorted(variables):
         if variable.startswith(ENVIRONMENT_PREFIX) and "__" in variable:
             section, key = variable[len(ENVIRONMENT_PREFIX) :].lower().split("__", 1)
             found.append((variable, section, key))
     return found
+
+
+def settings_table() -> str:
+    """All settings as a Markdown document: key, default, range and meaning."""
+    lines = ["# Settings", "", "| key | default | allowed | meaning |", "|---|---|---|---|"]
+    for section, field in PipelineSettings.model_fields.items():
+        kind = field.annotation
+        assert kind is not None
+        for key, schema in kind.model_json_schema()["properties"].items():
+            default = "" if schema.get("default") is None else f"`{schema['default']}`"
+            lines.append(f"| `{section}.{key}` | {default} | {_allowed(schema)} | {schema['description']} |")
+    return "\n".join(lines) + "\n"
+
+
+def _allowed(schema: dict[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(part for part in map(_allowed, schema["anyOf"]) if part)
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    bounds = [
+        f"{sign} {schema[name]:g}"
+        for name, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
+        if name in schema
+    ]
+    kind = {"integer": "whole number", "number": "number", "string": "text"}.get(schema.get("type", ""), "")
+    return " ".join([kind, ", ".join(bounds)]).strip()

@@ -9,6 +9,7 @@ with the weights -P[:, j] / P[j, j].
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +28,8 @@ ROBUST_RANGE = (2.0, 98.0)
 RIDGE = 1e-10  # of a volume's variance: nothing beside noise, enough to invert where a volume occurs twice
 CONSTANT = 1e-6  # relative standard deviation (float32's rounding) below which a volume counts as constant
 MOMENTS_SHARE = 0.25  # of the work: the rest, predicting everywhere, takes about three times as long
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,9 @@ def denoising_plan(dwi: Dwi, method: Method, minimum_ratio: float) -> DenoisingP
 
 def denoise(dwi: Dwi, method: Method, minimum_ratio: float, *, progress: Progress = silent) -> Dwi:
     """The series with its noise reduced, or the very same series where `denoising_plan` says `none`."""
-    if denoising_plan(dwi, method, minimum_ratio).method == "none":
+    plan = denoising_plan(dwi, method, minimum_ratio)
+    log.info(plan.reason)
+    if plan.method == "none":
         return dwi
     return patch2self(dwi, progress=progress)
 

@@ -53,7 +53,7 @@ class Dwi:
 
     @property
     def array(self) -> NDArray[np.float32]:
-        return self.volume.array  # type: ignore[return-value]  # float32 by __post_init__
+        return self.volume.array  # float32 by __post_init__
 
     @property
     def affine(self) -> NDArray[np.float64]:

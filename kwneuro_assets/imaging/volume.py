@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,10 +78,12 @@ class Volume:
 def require_same_grid(volume: Volume, reference: Volume, what: str, reference_name: str) -> None:
     """Raises InvalidData when `volume` does not lie on the grid of `reference`."""
     if not volume.same_grid(reference):
+        # Where only the axes differ, size and origin would read the same on both sides.
+        apart = f", up to {_apart(volume, reference):.3g} mm away" if volume.grid == reference.grid else ""
         raise InvalidData(
             f"grid of {what}",
             expected=f"that of {reference_name}, {describe_grid(reference)}",
-            found=describe_grid(volume),
+            found=describe_grid(volume) + apart,
             remedy="Resample it onto that grid.",
         )
 
@@ -101,6 +104,12 @@ def describe_grid(volume: Volume) -> str:
     origin = ", ".join(f"{value:.1f}" for value in volume.affine[:3, 3])
     size = " x ".join(f"{value:.3g}" for value in volume.voxel_size)
     return f"{' x '.join(map(str, volume.grid))} voxels of {size} mm at ({origin})"
+
+
+def _apart(volume: Volume, reference: Volume) -> float:
+    """The largest distance in mm between corners of one name."""
+    corners = np.array([(*corner, 1) for corner in itertools.product(*[(0, size - 1) for size in volume.grid])])
+    return float(np.linalg.norm(corners @ (volume.affine - reference.affine).T, axis=1).max())
 
 
 def checked_affine(affine: ArrayLike) -> NDArray[np.float64]:

@@ -1,0 +1,25 @@
+"""NODDI."""
+
+from __future__ import annotations
+
+from kwneuro_assets.assets.derivative import derivative
+from kwneuro_assets.derivations.noddi import fit_noddi
+from kwneuro_assets.imaging import Dwi, MapSet, NotApplicable, Volume
+from kwneuro_assets.progress import Progress
+from kwneuro_assets.quality.figures import noddi_figure
+from kwneuro_assets.quality.summaries import noddi_summary
+from kwneuro_assets.settings import NoddiSettings
+
+
+@derivative(
+    group="microstructure",
+    version=1,
+    picture=noddi_figure,
+    summary=noddi_summary,
+    kinds={"nifti", "amico"},
+    libraries=("dmri-amico",),
+    bids={"ReferenceFrame": "world (scanner RAS+)"},
+)
+def noddi(denoised_dwi: Dwi, brain_mask: Volume, settings: NoddiSettings, progress: Progress) -> MapSet | NotApplicable:
+    """NODDI by AMICO: neurite density (NDI), orientation dispersion (ODI), free water fraction (FWF), direction."""
+    return fit_noddi(denoised_dwi, brain_mask, settings.dpar, settings.diso, settings.directions, progress=progress)

@@ -1,0 +1,249 @@
+"""The commands that Dagster itself lacks."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+    from kwneuro_assets.settings import PipelineSettings
+
+_DEMO_HOMES = {"synthetic": "demo", "sherbrooke": "sherbrooke"}
+FAILED = 1
+MISUSED = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--home",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder with settings.yaml, source, store and the Dagster instance [default: $KWNEURO_HOME or data].",
+)
+@click.version_option(package_name="kwneuro-assets")
+@click.pass_context
+def main(context: click.Context, home: Path | None) -> None:
+    """Diffusion MRI derivatives as Dagster assets."""
+    context.obj = home
+
+
+def source_and_store(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The two options that say where data come from and go to."""
+    for name, what in (("store", "Folder of the derivatives"), ("source", "Folder of the BIDS dataset")):
+        variable = f"KWNEURO_{name.upper()}"
+        command = click.option(
+            f"--{name}", metavar="URL", help=f"{what} [default: ${variable}, the settings, HOME/{name}].",
+            expose_value=False, callback=_into_environment(variable),
+        )(command)  # fmt: skip
+    return command
+
+
+def _into_environment(variable: str) -> Callable[[click.Context, click.Parameter, str | None], None]:
+    def keep(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            os.environ[variable] = value
+
+    return keep
+
+
+@main.command()
+@source_and_store
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+@click.pass_obj
+def ingest(home: Path | None, as_json: bool) -> None:
+    """Look at the source once: add new subjects, observe what changed."""
+    from kwneuro_assets.ingestion.ingest import ingest as look
+
+    with _opened(home) as (instance, settings):
+        report = look(instance, settings)
+    if as_json:
+        kept = ("added", "changed", "removed", "quarantined")
+        click.echo(json.dumps({key: getattr(report, key) for key in kept}, indent=2))
+        return
+    for key in ("added", "changed", "unchanged", "removed"):
+        subjects = getattr(report, key)
+        click.echo(f"{key:>9}: {len(subjects)}{_some(subjects)}")
+    _print_quarantined(report.quarantined)
+
+
+@main.command()
+@source_and_store
+@click.option("--subject", "subjects", multiple=True, metavar="KEY", help="Only this one; may be given again.")
+@click.option("--select", "selection", metavar="NAMES", help="Assets, comma-separated, or Dagster's selection syntax.")
+@click.pass_obj
+def run(home: Path | None, subjects: tuple[str, ...], selection: str | None) -> None:
+    """Ingest, then make derivatives here and now, without the UI."""
+    from kwneuro_assets.console import RunConsole, print_results
+    from kwneuro_assets.ingestion.ingest import ingest as look
+    from kwneuro_assets.running import run_subject, select
+
+    with _opened(home) as (instance, settings):
+        assets = select(settings, selection)
+        report = look(instance, settings, only=subjects or None)
+        _print_quarantined(report.quarantined)
+        unknown = [key for key in subjects if key not in report.usable and key not in report.quarantined]
+        for key in unknown:
+            click.echo(f"{key}: not in the source {settings.source.url}", err=True)
+        results = []
+        for subject in report.usable:
+            with RunConsole(subject, assets) as console:
+                results += run_subject(instance, settings, subject, assets, console)
+                console.finish(results)
+        if not report.usable:
+            click.echo(f"no usable subject in {settings.source.url}", err=True)
+    if results:
+        print_results(results)
+        click.echo(f"stored in {settings.store.url}")
+    whole = all(result.outcome in ("made", "not-applicable") for result in results)
+    if not results or not whole or report.quarantined or unknown:
+        sys.exit(FAILED)
+
+
+@main.command()
+@source_and_store
+@click.option("--subject", "subjects", multiple=True, metavar="KEY", help="Only this one; may be given again.")
+@click.option("--why", is_flag=True, help="Say for each derivative that is not fresh why it is not.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+@click.pass_obj
+def status(home: Path | None, subjects: tuple[str, ...], why: bool, as_json: bool) -> None:
+    """Show what is missing, fresh or stale, by subject and asset."""
+    from kwneuro_assets.assets import DERIVATIVES
+    from kwneuro_assets.console import print_status
+    from kwneuro_assets.ingestion.ingest import PARTITIONS
+    from kwneuro_assets.ingestion.source import source_names
+    from kwneuro_assets.versioning.cohort import cohort_status
+
+    with _opened(home) as (instance, settings):
+        known = sorted(instance.get_dynamic_partitions(PARTITIONS))
+        unknown = set(subjects) - set(known)
+        if unknown:
+            raise click.ClickException(f"no such subject: {', '.join(sorted(unknown))}. `ingest` adds new ones.")
+        states = cohort_status(instance, settings, DERIVATIVES, source_names(settings), subjects or known)
+    if as_json:
+        tree = {key: {name: one.to_json() for name, one in row.items()} for key, row in states.items()}
+        click.echo(json.dumps(tree, indent=2))
+    else:
+        print_status(states, why)
+
+
+@main.command()
+@source_and_store
+@click.option("--port", default=3000, show_default=True, help="Port on 127.0.0.1.")
+@click.pass_obj
+def ui(home: Path | None, port: int) -> None:
+    """Open Dagster's UI on this project: `dagster dev` on 127.0.0.1."""
+    _settled(home)
+    command = [sys.executable, "-m", "dagster", "dev", "-m", "kwneuro_assets.definitions", "-h", "127.0.0.1"]
+    os.execv(sys.executable, [*command, "-p", str(port)])
+
+
+@main.command()
+@click.option("--dataset", type=click.Choice(["synthetic", "sherbrooke"]), default="synthetic", show_default=True)
+@click.pass_obj
+def demo(home: Path | None, dataset: Literal["synthetic", "sherbrooke"]) -> None:
+    """Make a synthetic subject with known truth and every derivative of it (or DIPY's Sherbrooke dataset)."""
+    from kwneuro_assets.demo.tour import tour
+
+    with _errors_in_one_sentence():
+        sys.exit(0 if tour(home or Path("data", _DEMO_HOMES[dataset]), dataset) else FAILED)
+
+
+@main.group()
+def weights() -> None:
+    """Weights of the networks: where they are, fetch them, verify them."""
+
+
+@weights.command("list")
+@click.pass_obj
+def list_weights(home: Path | None) -> None:
+    """Show where each network's weights are."""
+    from kwneuro_assets.weights import NETWORKS, locate
+
+    folder = Path(_settled(home).weights.folder)
+    for name in NETWORKS:
+        click.echo(f"{name:<22} {locate(name, folder) or 'absent'}")
+
+
+@weights.command()
+@click.argument("networks", nargs=-1)
+@click.pass_obj
+def fetch(home: Path | None, networks: tuple[str, ...]) -> None:
+    """Fetch the weights of NETWORKS, or of all, that are not here yet."""
+    from kwneuro_assets.weights import NETWORKS
+    from kwneuro_assets.weights import fetch as fetch_network
+
+    folder = Path(_settled(home).weights.folder)
+    with _errors_in_one_sentence():
+        for name in networks or NETWORKS:
+            with click.progressbar(length=1000, label=name) as bar:
+                where = fetch_network(name, folder, lambda share, bar=bar: bar.update(round(1000 * share) - bar.pos))
+            click.echo(f"{name}: {where}")
+
+
+@weights.command()
+@click.pass_obj
+def verify(home: Path | None) -> None:
+    """Compare the weights that are here with their checksums."""
+    from kwneuro_assets.weights import NETWORKS, locate
+    from kwneuro_assets.weights import verify as verify_network
+
+    folder = Path(_settled(home).weights.folder)
+    with _errors_in_one_sentence():
+        for name in NETWORKS:
+            where = locate(name, folder)
+            if where is None:
+                click.echo(f"{name}: absent")
+                continue
+            for file, digest in verify_network(name, where).items():
+                click.echo(f"{name}: {where / file}: {digest}")
+
+
+@contextmanager
+def _opened(home: Path | None) -> Iterator[tuple[DagsterInstance, PipelineSettings]]:
+    """The project's settings and instance, with errors that a person can act on told in one sentence."""
+    from dagster import DagsterInstance
+
+    with _errors_in_one_sentence():
+        settings = _settled(home)
+        with DagsterInstance.get() as instance:
+            yield instance, settings
+
+
+def _settled(home: Path | None) -> PipelineSettings:
+    from kwneuro_assets.home import settle
+
+    with _errors_in_one_sentence():
+        return settle(home)
+
+
+@contextmanager
+def _errors_in_one_sentence() -> Iterator[None]:
+    from kwneuro_assets.errors import ActionableError
+
+    try:
+        yield
+    except ActionableError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(MISUSED)
+
+
+def _print_quarantined(quarantined: dict[str, str]) -> None:
+    for key, reason in quarantined.items():
+        click.echo(f"{key}: cannot be used: {reason}", err=True)
+
+
+def _some(subjects: list[str], most: int = 5) -> str:
+    shown = ", ".join(subjects[:most])
+    return f" ({shown}{', ...' if len(subjects) > most else ''})" if subjects else ""
+
+
+if __name__ == "__main__":
+    main()

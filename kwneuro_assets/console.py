@@ -1,0 +1,126 @@
+"""What the command line shows: progress while it computes, tables when it is done."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+from dagster import AssetExecutionContext
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from kwneuro_assets.running import Result
+from kwneuro_assets.versioning.cohort import Status
+
+LINE_SECONDS = 10  # between two lines of one step where there is no terminal for bars
+MANY_SUBJECTS = 20  # above it, a table of counts takes the place of one row per subject
+_DONE = float("inf")  # the time of a step that has been told as computed
+_SHORT = 12  # digits of a version that a person compares
+_COLOURS = {
+    "made": "green", "fresh": "green", "not-applicable": "blue", "missing": "yellow", "stale": "yellow",
+    "stale-upstream": "yellow", "running": "cyan", "failed": "red", "skipped": "red",
+}  # fmt: skip
+
+console = Console(highlight=False)
+if not console.is_terminal:
+    console.width = 120  # a log or a pipe has no width of its own; 80 would break the tables
+
+
+class RunConsole:
+    """Shows one subject's steps while they run: a bar each on a terminal, a line each elsewhere."""
+
+    def __init__(self, subject: str, assets: Sequence[str]) -> None:
+        self._subject = subject
+        self._bars = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn(),
+            console=console, disable=not console.is_terminal,
+        )  # fmt: skip
+        width = max(map(len, assets))
+        self._tasks: dict[str, TaskID] = {
+            name: self._bars.add_task(f"{subject} {name:<{width}}", total=1.0, start=False, state="waits")
+            for name in assets
+        }
+        self._told: dict[str, float] = {}
+
+    def __enter__(self) -> RunConsole:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def report(self, context: AssetExecutionContext, fraction: float) -> None:
+        name, now = context.asset_key.to_user_string(), time.monotonic()
+        task = self._tasks[name]
+        if fraction <= 0:
+            self._bars.start_task(task)
+        self._bars.update(task, completed=fraction, state=f"{fraction:.0%}")
+        if fraction >= 1:
+            self._bars.stop_task(task)
+        if not console.is_terminal:
+            self._line(name, fraction, now)
+
+    def finish(self, results: Sequence[Result]) -> None:
+        """Mark every step with what became of it."""
+        for result in results:
+            if result.subject == self._subject:
+                task = self._tasks[result.asset]
+                self._bars.update(task, state=_coloured(result.outcome))
+                self._bars.stop_task(task)
+
+    def _line(self, name: str, fraction: float, now: float) -> None:
+        if 0 < fraction < 1 and now - self._told[name] < LINE_SECONDS:
+            return
+        state = "starts" if fraction <= 0 else "computed" if fraction >= 1 else f"{fraction:.0%}"
+        if fraction < 1 or self._told[name] is not _DONE:
+            console.print(f"{self._subject} {name}: {state}")
+        self._told[name] = _DONE if fraction >= 1 else now
+
+
+def print_results(results: Sequence[Result]) -> None:
+    """The outcome of each derivative with its time and data version, and the reason of each that was not made."""
+    table = Table("subject", "asset", "outcome", "seconds", "data version", box=None, pad_edge=False)
+    for result in results:
+        seconds = "" if result.seconds is None else f"{result.seconds:.1f}"
+        table.add_row(
+            result.subject, result.asset, _coloured(result.outcome), seconds, result.data_version[:_SHORT]
+        )  # fmt: skip
+    console.print(table)
+    for result in results:
+        if result.reason:
+            console.print(
+                f"{result.subject} {result.asset}: {result.outcome}: {result.reason}", soft_wrap=True, markup=False
+            )
+
+
+def print_status(states: Mapping[str, Mapping[str, Status]], why: bool) -> None:
+    """States by subject, or their counts by asset where subjects are many; with the reasons where asked."""
+    if not states:
+        console.print("no subjects yet: `kwneuro-assets ingest` looks for them")
+        return
+    assets = list(next(iter(states.values())))
+    if len(states) <= MANY_SUBJECTS:
+        table = Table("asset", *states, box=None, pad_edge=False)
+        for name in assets:
+            table.add_row(name, *(_coloured(row[name].state) for row in states.values()))
+    else:
+        counts = {name: Counter(row[name].state for row in states.values()) for name in assets}
+        seen = [state for state in _COLOURS if any(count[state] for count in counts.values())]  # type: ignore[index]
+        table = Table("asset", *seen, box=None, pad_edge=False)
+        for name in assets:
+            table.add_row(name, *(str(counts[name][state]) for state in seen))  # type: ignore[index]
+    console.print(table)
+    if why:
+        for subject, row in states.items():
+            for name, status in row.items():
+                for reason in status.why:
+                    console.print(f"{subject} {name}: {status.state}: {reason}", soft_wrap=True, markup=False)
+
+
+def _coloured(state: str) -> str:
+    return f"[{_COLOURS[state]}]{state}[/]"

@@ -1,0 +1,106 @@
+"""One look at the source dataset: new subjects become partitions, what they hold is observed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from dagster import AssetObservation, DagsterInstance, MetadataValue
+
+from kwneuro_assets.imaging import InvalidData
+from kwneuro_assets.ingestion.dataset import SourceDataset
+from kwneuro_assets.settings import PipelineSettings
+from kwneuro_assets.subjects import SubjectKey, subject_partitions
+from kwneuro_assets.versioning.records import DATA_VERSION_TAG, recorded
+
+PARTITIONS = str(subject_partitions.name)
+
+
+@dataclass
+class IngestReport:
+    """What one look found, by subject key; `quarantined` gives the reason of each that cannot be used."""
+
+    added: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    quarantined: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def usable(self) -> list[str]:
+        return sorted([*self.added, *self.changed, *self.unchanged])
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a source asset of one subject holds now."""
+
+    asset: str
+    data_version: str
+    files: tuple[str, ...]
+
+
+def ingest(instance: DagsterInstance, settings: PipelineSettings, only: Collection[str] | None = None) -> IngestReport:
+    """Add partitions for new subjects and observe the source assets of all, or of those in `only`.
+
+    An observation is recorded only where the content is new, so that looking again changes nothing. A subject
+    whose files cannot be used is reported and stops no other. Raises SourceError where there is no dataset.
+    """
+    dataset = SourceDataset(settings.source)
+    subjects, refused = dataset.subjects()
+    known = set(instance.get_dynamic_partitions(PARTITIONS))
+    report = IngestReport(quarantined={key: str(error) for key, error in refused.items()})
+    for subject in subjects:
+        if only is not None and str(subject) not in only:
+            continue
+        try:
+            observations = observe(dataset, subject, settings)
+        except InvalidData as error:
+            report.quarantined[str(subject)] = str(error)
+            continue
+        _take_in(instance, subject, observations, known, report)
+    if only is None:
+        report.removed = sorted(known - {str(subject) for subject in subjects})
+    return report
+
+
+def observe(dataset: SourceDataset, subject: SubjectKey, settings: PipelineSettings) -> list[Observation]:
+    """The present content of a subject's source assets. Raises InvalidData for files that cannot be used."""
+    series = dataset.series(subject)
+    dataset.gradients(series)
+    dataset.check_headers(series)
+    files = tuple(dataset.relative(path) for path in series.files())
+    found = [Observation("dwi", dataset.dwi_version(series), files)]
+    if settings.brain_mask.method == "provided":
+        mask = dataset.mask(subject)
+        dataset.check_mask(mask, series)
+        found.append(Observation("provided_mask", dataset.mask_version(mask), (dataset.relative(mask),)))
+    return found
+
+
+def _take_in(
+    instance: DagsterInstance,
+    subject: SubjectKey,
+    observations: list[Observation],
+    known: set[str],
+    report: IngestReport,
+) -> None:
+    key = str(subject)
+    if key not in known:
+        instance.add_dynamic_partitions(PARTITIONS, [key])
+        report.added.append(key)
+    moved = False
+    for observation in observations:
+        before = recorded(instance, observation.asset, key, observed=True)
+        if before is None or before.data_version != observation.data_version:
+            moved = True
+            instance.report_runless_asset_event(
+                AssetObservation(
+                    observation.asset,
+                    partition=key,
+                    tags={DATA_VERSION_TAG: observation.data_version},
+                    metadata={"files": MetadataValue.json(list(observation.files))},
+                )
+            )
+    if key in known:
+        (report.changed if moved else report.unchanged).append(key)

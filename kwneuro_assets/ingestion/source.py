@@ -1,0 +1,107 @@
+"""The source assets, and the I/O manager through which steps read them in place."""
+
+# No postponed annotations here: Dagster looks at the type of `context` when the asset is defined.
+
+import warnings
+from collections.abc import Callable
+
+from dagster import (
+    BetaWarning,
+    ConfigurableIOManager,
+    DataVersion,
+    DataVersionsByPartition,
+    InputContext,
+    OpExecutionContext,
+    OutputContext,
+    SourceAsset,
+    observable_source_asset,
+)
+from pydantic import Field
+
+from kwneuro_assets.imaging import Dwi, InvalidData, Volume
+from kwneuro_assets.ingestion.dataset import SourceDataset, SourceError
+from kwneuro_assets.ingestion.read import read_dwi, read_mask
+from kwneuro_assets.settings import PipelineSettings, SourceSettings
+from kwneuro_assets.subjects import SubjectKey, subject_partitions
+from kwneuro_assets.versioning.records import recorded
+
+
+class SourceIOManager(ConfigurableIOManager):
+    """Reads the source dataset in place, and only what was observed: it writes nothing."""
+
+    url: str = Field(description="Folder of the BIDS dataset.")
+    select: str | None = Field(None, description="Pattern of image names that count.")
+    subsample: int = Field(1, description="Every n-th voxel is read along each axis.")
+    b0_threshold: float = Field(50, description="Volumes with b at or below it, s/mm^2, count as b=0.")
+
+    @classmethod
+    def of(cls, settings: SourceSettings) -> "SourceIOManager":
+        return cls(**settings.model_dump())
+
+    def load_input(self, context: InputContext) -> Dwi | Volume:
+        name, subject = context.asset_key.to_user_string(), SubjectKey.parse(context.partition_key)
+        known = recorded(context.instance, name, str(subject), observed=True)
+        if known is None:
+            raise SourceError(f"{name} of {subject} has not been observed. Look for it with: kwneuro-assets ingest")
+        dataset = SourceDataset(
+            SourceSettings(url=self.url, select=self.select, subsample=self.subsample, b0_threshold=self.b0_threshold)
+        )
+        value: Dwi | Volume
+        if name == "dwi":
+            series = dataset.series(subject)
+            value, version = read_dwi(dataset, series), dataset.dwi_version(series)
+        else:
+            mask = dataset.mask(subject)
+            value, version = read_mask(dataset, mask), dataset.mask_version(mask)
+        if version != known.data_version:
+            raise SourceError(
+                f"{name} of {subject} has changed since it was observed (version {version[:12]} now, "
+                f"{known.data_version[:12]} then). Take the change in with: kwneuro-assets ingest"
+            )
+        return value
+
+    def handle_output(self, context: OutputContext, obj: object) -> None:
+        raise SourceError("the source dataset is read, never written")
+
+
+def source_names(settings: PipelineSettings) -> tuple[str, ...]:
+    """The source assets that there are under these settings."""
+    return ("dwi", "provided_mask") if settings.brain_mask.method == "provided" else ("dwi",)
+
+
+def source_assets(settings: PipelineSettings) -> list[SourceAsset]:
+    """`dwi`, and `provided_mask` where the settings take the mask from the dataset."""
+    return [_source_asset(name, settings) for name in source_names(settings)]
+
+
+def _source_asset(name: str, settings: PipelineSettings) -> SourceAsset:
+    def look(context: OpExecutionContext) -> DataVersionsByPartition:
+        dataset = SourceDataset(settings.source)
+        versions: dict[str, str | DataVersion] = {}
+        for key in context.instance.get_dynamic_partitions(str(subject_partitions.name)):
+            try:
+                versions[key] = _VERSIONS[name](dataset, SubjectKey.parse(key))
+            except InvalidData as error:  # told, and left as it was observed before
+                context.log.warning(str(error))
+        return DataVersionsByPartition(versions)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BetaWarning)  # the only kind of source that Dagster calls stale by version
+        return observable_source_asset(
+            name=name,
+            description=_DESCRIPTIONS[name],
+            group_name="source",
+            partitions_def=subject_partitions,
+            io_manager_key="source",
+            tags={"dagster/kind/nifti": "", "dagster/kind/bids": ""},
+        )(look)
+
+
+_DESCRIPTIONS = {
+    "dwi": "The diffusion-weighted series of a subject, read in place from the source dataset.",
+    "provided_mask": "The brain mask that comes with a subject's data, read in place from the source dataset.",
+}
+_VERSIONS: dict[str, Callable[[SourceDataset, SubjectKey], str]] = {
+    "dwi": lambda dataset, subject: dataset.dwi_version(dataset.series(subject)),
+    "provided_mask": lambda dataset, subject: dataset.mask_version(dataset.mask(subject)),
+}

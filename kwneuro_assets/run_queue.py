@@ -1,0 +1,40 @@
+"""The run queue of an instance, with its two limits open to the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from dagster import DagsterInstance
+from dagster._core.run_coordinator.queued_run_coordinator import QueuedRunCoordinator  # checked with dagster 1.13.27
+from dagster._serdes import ConfigurableClassData
+
+NETWORK_POOL = "network"  # steps that hold a neural network in memory
+
+
+class RunQueue(QueuedRunCoordinator):
+    """Dagster's queued run coordinator; `KWNEURO_MAX_RUNS` sets how many runs (subjects) go at once, and
+    `KWNEURO_NETWORK_SLOTS` how many of them may contain a network step. dagster.yaml takes no variables there.
+    """
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> RunQueue:
+        runs = _whole_number("KWNEURO_MAX_RUNS")
+        chosen = {"max_concurrent_runs": runs} if runs is not None else {}
+        return cls(inst_data=inst_data, **{**config_value, **chosen})
+
+    def register_instance(self, instance: DagsterInstance) -> None:
+        super().register_instance(instance)
+        slots = _whole_number("KWNEURO_NETWORK_SLOTS")
+        if slots is not None:
+            instance.event_log_storage.set_concurrency_slots(NETWORK_POOL, slots)
+
+
+def _whole_number(variable: str) -> int | None:
+    text = os.environ.get(variable, "").strip()
+    if not text:
+        return None
+    if not text.isdigit():
+        raise ValueError(f"{variable}: expected a whole number, found {text!r}")
+    return int(text)

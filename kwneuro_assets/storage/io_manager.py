@@ -1,0 +1,93 @@
+"""The I/O manager of all derivatives: between Dagster's steps and the store."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from dagster import ConfigurableIOManager, InputContext, MetadataValue, OutputContext
+from pydantic import Field, PrivateAttr
+
+from kwneuro_assets.imaging import Dwi, MapSet, Volume
+from kwneuro_assets.storage.sidecar import Provenance
+from kwneuro_assets.storage.store import DerivativeStore, StoreError
+from kwneuro_assets.subjects import SubjectKey
+from kwneuro_assets.versioning.content import Value
+from kwneuro_assets.versioning.records import recorded
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a step hands over: the value, how it came to be, and its picture as PNG."""
+
+    value: Value
+    provenance: Provenance
+    figure: bytes | None = None
+
+
+class DerivativeIOManager(ConfigurableIOManager):
+    """Writes derivatives to the store and reads them back, checked against the event log.
+
+    Steps of one run share an instance, so values are kept in memory, up to `cache_gb`, for the steps that
+    follow; they are immutable and are known by their data version.
+    """
+
+    url: str = Field(description="Folder of the derivatives dataset.")
+    source_url: str = Field("", description="The dataset that they are derived from, named in their description.")
+    cache_gb: float = Field(2.0, description="Values kept in memory for later steps of a run, in GB.")
+
+    _kept: OrderedDict[tuple[str, str, str], Value] = PrivateAttr(default_factory=OrderedDict)
+
+    @property
+    def store(self) -> DerivativeStore:
+        return DerivativeStore(self.url, self.source_url)
+
+    def handle_output(self, context: OutputContext, obj: Made) -> None:
+        asset, subject = context.asset_key.to_user_string(), SubjectKey.parse(context.partition_key)
+        store = self.store
+        sidecar = store.write(asset, subject, obj.value, obj.provenance, obj.figure)
+        self._keep(asset, subject, sidecar.data_version, obj.value)
+        stored_bytes = sum(file.size for file in sidecar.files.values())
+        context.add_output_metadata(
+            {
+                "path": MetadataValue.path(str(store.path(asset, subject))),
+                "files": MetadataValue.json(list(sidecar.files)),
+                "stored_mb": MetadataValue.float(round(stored_bytes / 1e6, 3)),
+            }
+        )
+
+    def load_input(self, context: InputContext) -> Value:
+        asset, subject = context.asset_key.to_user_string(), SubjectKey.parse(context.partition_key)
+        known = recorded(context.instance, asset, str(subject))
+        if known is None:
+            raise StoreError(
+                f"{asset} of {subject} has not been made. "
+                f"Make it with: kwneuro-assets run --subject {subject} --select {asset}"
+            )
+        kept = self._kept.get((asset, str(subject), known.data_version))
+        if kept is not None:
+            return kept
+        value, sidecar = self.store.read(asset, subject)
+        if sidecar.data_version != known.data_version:
+            raise StoreError(
+                f"{asset} of {subject}: the store {self.url} holds version {sidecar.data_version[:12]}, the event log "
+                f"says {known.data_version[:12]}: a run ended between the two, or the store was changed by another "
+                f"instance. Make it again with: kwneuro-assets run --subject {subject} --select {asset}"
+            )
+        self._keep(asset, subject, known.data_version, value)
+        return value
+
+    def _keep(self, asset: str, subject: SubjectKey, version: str, value: Value) -> None:
+        self._kept[(asset, str(subject), version)] = value
+        while self._kept and sum(map(_bytes, self._kept.values())) > self.cache_gb * 1e9:
+            self._kept.popitem(last=False)
+
+
+def _bytes(value: Value) -> int:
+    if isinstance(value, Volume):
+        return value.array.nbytes
+    if isinstance(value, Dwi):
+        return value.array.nbytes
+    if isinstance(value, MapSet):
+        return sum(volume.array.nbytes for volume in value.values())
+    return 0

@@ -1,0 +1,158 @@
+"""A subject's files as values: frames, runs, subsampling, masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from kwneuro_assets.derivations.tensor import fit_tensor
+from kwneuro_assets.imaging import Dwi, InvalidData, MapSet, Volume
+from kwneuro_assets.ingestion.dataset import SourceDataset
+from kwneuro_assets.ingestion.read import read_dwi, read_mask
+from kwneuro_assets.settings import SourceSettings
+from kwneuro_assets.subjects import SubjectKey
+from kwneuro_assets_tests.small_dataset import (
+    AFFINES,
+    FA,
+    FIBRE,
+    GRID,
+    Table,
+    head,
+    signal,
+    table,
+    write_gradients,
+    write_mask,
+    write_series,
+)
+
+
+def read(root: Path, **source: object) -> Dwi:
+    dataset = SourceDataset(SourceSettings(url=str(root), **source))
+    return read_dwi(dataset, dataset.series(SubjectKey("01")))
+
+
+def mask_of(root: Path, **source: object) -> Volume:
+    dataset = SourceDataset(SourceSettings(url=str(root), **source))
+    return read_mask(dataset, dataset.mask(SubjectKey("01")))
+
+
+@pytest.mark.parametrize("affine", AFFINES.values(), ids=list(AFFINES))
+def test_a_fibre_is_found_along_its_world_direction_however_the_voxels_lie(
+    tmp_path: Path, affine: NDArray[np.float64]
+) -> None:
+    write_series(tmp_path, affine=affine)
+    write_mask(tmp_path, affine=affine)
+    dwi, mask = read(tmp_path), mask_of(tmp_path)
+    maps = fit_tensor(dwi, mask, max_bvalue=3000)
+    assert isinstance(maps, MapSet)
+    first = maps["evecs"].array[head()][:, :3]
+    # Noise-free, one tensor: what is left is the rounding of float32 voxels and of eight digits in the bvec.
+    np.testing.assert_allclose(np.abs(first @ FIBRE), 1, atol=1e-6)
+    np.testing.assert_allclose(maps["fa"].array[head()], FA, atol=1e-5)
+
+
+def test_a_series_is_what_lies_in_its_files(tmp_path: Path) -> None:
+    write_series(tmp_path)
+    dwi = read(tmp_path)
+    np.testing.assert_array_equal(dwi.array, signal(table()))
+    np.testing.assert_array_equal(dwi.bvals, table().bvals)
+    assert not dwi.interpolated
+    write_series(tmp_path, entities="desc-preproc")
+    assert read(tmp_path).interpolated
+
+
+def test_runs_are_joined_by_number_with_their_own_gradients(tmp_path: Path) -> None:
+    shells = {"run-10": (3000.0,), "run-2": (2000.0,), "run-1": (1000.0,)}
+    for number, (entities, one) in enumerate(shells.items()):
+        write_series(tmp_path, entities=entities, directions=table(one), brightness=number + 1)
+    dwi = read(tmp_path)
+    np.testing.assert_array_equal(
+        dwi.bvals, np.concatenate([table((1000,)).bvals, table((2000,)).bvals, table((3000,)).bvals])
+    )
+    np.testing.assert_array_equal(dwi.array[..., 0], signal(table((1000,)))[..., 0] * 3)
+    np.testing.assert_array_equal(dwi.array[..., 10], signal(table((1000,)))[..., 0] * 2)
+    np.testing.assert_allclose(dwi.world_bvecs[12:20], table((2000,)).world[2:], atol=1e-6)
+
+
+@pytest.mark.parametrize(("whole", "single"), [("run-1", "run-2"), ("run-2", "run-1")], ids=["last", "first"])
+def test_a_run_of_a_single_volume_is_joined_like_any_other(tmp_path: Path, whole: str, single: str) -> None:
+    """The separate b=0 that many protocols begin or end with."""
+    write_series(tmp_path, entities=whole)
+    write_series(tmp_path, entities=single, directions=table((), directions=0, b0=1))
+    dwi = read(tmp_path)
+    assert dwi.volume.shape == (*GRID, len(table().bvals) + 1)
+    assert np.count_nonzero(dwi.b0_mask) == 3
+
+
+def test_a_run_without_a_fourth_axis_is_refused_by_name(tmp_path: Path) -> None:
+    write_series(tmp_path, entities="run-1")
+    image = write_series(tmp_path, entities="run-2", directions=table((), directions=0, b0=1))
+    nibabel.save(nibabel.Nifti1Image(signal(table())[..., 0], AFFINES["right-handed"]), image)
+    with pytest.raises(InvalidData, match=r"sub-01_run-2_dwi.nii.gz: .*expected 4 dimensions, found shape \(8, 7, 6\)"):
+        read(tmp_path)
+
+
+def test_counts_that_agree_only_in_sum_are_refused(tmp_path: Path) -> None:
+    """One b-value too few in one run and one too many in the next would shift every gradient between them."""
+    directions = table()
+    for entities, count in (("run-1", 25), ("run-2", 27)):
+        image = write_series(tmp_path, entities=entities)
+        part = Table(np.resize(directions.bvals, count), np.resize(directions.world, (count, 3)))
+        write_gradients(image.parent / f"sub-01_{entities}_dwi", part, AFFINES["right-handed"])
+    with pytest.raises(InvalidData, match=r"sub-01_run-1_dwi.bval: .*expected 26 b-values.*found 25"):
+        read(tmp_path)
+
+
+def test_runs_on_different_grids_are_refused_by_name(tmp_path: Path) -> None:
+    write_series(tmp_path, entities="run-1")
+    image = write_series(tmp_path, entities="run-2", affine=AFFINES["oblique"])
+    with pytest.raises(InvalidData) as caught:
+        read(tmp_path)
+    assert str(caught.value).startswith(f"{image}: grid of this run: expected that of sub-01_run-1_dwi.nii.gz, 8 x 7 x")
+    assert caught.value.found.startswith("8 x 7 x 6 voxels of 2 x 2.5 x 3 mm")
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_subsampling_keeps_every_nth_voxel_in_its_place(tmp_path: Path, step: int) -> None:
+    write_series(tmp_path, affine=AFFINES["oblique"])
+    write_mask(tmp_path, affine=AFFINES["oblique"])
+    whole, part = read(tmp_path), read(tmp_path, subsample=step)
+    np.testing.assert_array_equal(part.array, whole.array[::step, ::step, ::step])
+    np.testing.assert_allclose(part.affine @ [1, 1, 1, 1], whole.affine @ [step, step, step, 1], atol=1e-5)
+    np.testing.assert_allclose(part.world_bvecs, whole.world_bvecs, atol=1e-6)
+    mask = mask_of(tmp_path, subsample=step)
+    assert mask.same_grid(part.volume)
+    np.testing.assert_array_equal(mask.array, head()[::step, ::step, ::step])
+
+
+def test_the_threshold_of_b0_is_that_of_the_settings(tmp_path: Path) -> None:
+    write_series(tmp_path, directions=table((100.0, 1000.0)))
+    assert np.count_nonzero(read(tmp_path).b0_mask) == 2
+    assert np.count_nonzero(read(tmp_path, b0_threshold=100).b0_mask) == 10
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [GRID, (*GRID, 1)])
+def test_a_mask_of_any_type_is_a_mask(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
+    path = write_mask(tmp_path)
+    nibabel.save(nibabel.Nifti1Image(head().reshape(shape).astype(dtype), AFFINES["right-handed"]), path)
+    mask = mask_of(tmp_path)
+    assert mask.array.dtype == np.uint8
+    np.testing.assert_array_equal(mask.array, head())
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [(np.zeros(GRID), "at least one voxel inside"), (head() * 2.0, "the values 0 and 1"), (head() * 0.5, "0 and 1")],
+)
+def test_a_mask_that_is_none_is_refused_by_name(tmp_path: Path, values: NDArray[np.float64], expected: str) -> None:
+    path = write_mask(tmp_path)
+    nibabel.save(nibabel.Nifti1Image(values.astype(np.float32), AFFINES["right-handed"]), path)
+    with pytest.raises(InvalidData) as caught:
+        mask_of(tmp_path)
+    assert str(caught.value).startswith(f"{path}: brain mask: expected ")
+    assert expected in caught.value.expected

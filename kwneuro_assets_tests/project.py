@@ -1,0 +1,56 @@
+"""A project of a test's own: source, store, settings and Dagster instance in one folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Project:
+    """Runs the command line as a person would, in a process of its own, on the project folder `home`."""
+
+    home: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def source(self) -> Path:
+        return self.home / "source"
+
+    @property
+    def store(self) -> Path:
+        return self.home / "store"
+
+    def write_settings(self, tree: dict[str, dict[str, object]]) -> None:
+        self.home.mkdir(parents=True, exist_ok=True)
+        (self.home / "settings.yaml").write_text(yaml.safe_dump(tree))
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment without what another project set, and with this one's folders."""
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("KWNEURO_", "DAGSTER_"))}
+        return {**kept, "KWNEURO_HOME": str(self.home), **self.environment}
+
+    def command(self, *arguments: str, timeout: float = 1200) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "kwneuro_assets.cli", *arguments],
+            env=self.variables,
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def stored_bytes(self) -> dict[str, bytes]:
+        """Every file of the store by its path."""
+        return {
+            path.relative_to(self.store).as_posix(): path.read_bytes()
+            for path in sorted(self.store.rglob("*"))
+            if path.is_file()
+        }

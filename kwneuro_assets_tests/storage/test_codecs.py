@@ -1,0 +1,141 @@
+"""Every value type through the store: what is loaded is what was stored, to the bit, and so is its data version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from kwneuro_assets.imaging import Dwi, GradientTable, MapSet, NotApplicable, ResponseFunction, Volume
+from kwneuro_assets.storage.sidecar import Provenance
+from kwneuro_assets.storage.store import DerivativeStore
+from kwneuro_assets.subjects import SubjectKey
+from kwneuro_assets.versioning.content import Value, data_version
+from kwneuro_assets_tests.small_dataset import affine_of, rotation
+
+finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
+positive = st.floats(1e-3, 1e4)
+angles = st.floats(-180, 180)
+affines = st.builds(
+    lambda x, y, z, flip, order, zooms: affine_of((rotation(x, y, z) * [flip, 1, 1])[:, order], zooms),
+    angles,
+    angles,
+    angles,
+    st.sampled_from([-1.0, 1.0]),
+    st.permutations(range(3)),
+    st.tuples(*[st.floats(0.1, 10)] * 3),
+)
+
+
+def shapes(least: int, most: int) -> st.SearchStrategy[tuple[int, ...]]:
+    return st.lists(st.integers(1, 4), min_size=least, max_size=most).map(tuple)
+
+
+@st.composite
+def arrays(draw: st.DrawFn, shape: tuple[int, ...]) -> NDArray[np.generic]:
+    """Any float32 or uint8 in any voxel: a few drawn numbers, spread by a drawn seed."""
+    numbers = draw(st.lists(finite, min_size=1, max_size=6))
+    random = np.random.default_rng(draw(st.integers(0, 99)))
+    if draw(st.booleans()):
+        return random.integers(0, 256, shape).astype(np.uint8)
+    return random.choice(np.array(numbers, np.float32), shape)
+
+
+@st.composite
+def volumes(draw: st.DrawFn) -> Volume:
+    shape = draw(shapes(3, 5))
+    named = len(shape) > 3 and draw(st.booleans())
+    names = tuple(draw(st.text(max_size=5)) for _ in range(shape[3])) if named else ()
+    return Volume(draw(arrays(shape)), draw(affines), names)
+
+
+@st.composite
+def series(draw: st.DrawFn) -> Dwi:
+    count = draw(st.integers(1, 6))
+    threshold = draw(st.floats(0, 200))
+    bvals = [draw(st.floats(0, threshold)), *(draw(st.floats(0, 20000)) for _ in range(count - 1))]
+    turns = [draw(st.tuples(angles, angles)) for _ in range(count)]
+    bvecs = np.array([rotation(x, y, 0) @ [0, 0, 1] for x, y in turns]) * draw(st.sampled_from([1, 1.005]))
+    array = np.abs(draw(arrays((*draw(shapes(3, 3)), count))).astype(np.float32))
+    array.flat[0] = 1  # an image of zeros is no series
+    table = GradientTable(np.array(bvals), bvecs, draw(st.sampled_from(["fsl", "world"])), threshold)
+    return Dwi(Volume(array, draw(affines)), table, draw(st.booleans()))
+
+
+@st.composite
+def map_sets(draw: st.DrawFn) -> MapSet:
+    grid, affine = draw(shapes(3, 3)), draw(affines)
+    names = draw(st.lists(st.from_regex(r"[a-z][a-z0-9]{0,5}", fullmatch=True), min_size=1, max_size=3, unique=True))
+    return MapSet({name: Volume(draw(arrays((*grid, *draw(shapes(0, 2))))), affine) for name in names})
+
+
+responses = st.builds(
+    lambda first, rest, bvalue, voxels: ResponseFunction(np.array([first, *rest]), bvalue, voxels),
+    positive,
+    st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=6),
+    positive,
+    st.integers(0, 10**6),
+)
+ASSET_OF: dict[str, tuple[str, st.SearchStrategy[Value]]] = {
+    "Volume": ("tract_masks", volumes()),
+    "Dwi": ("denoised_dwi", series()),
+    "MapSet": ("dti", map_sets()),
+    "ResponseFunction": ("fiber_response", responses),
+    "NotApplicable": ("noddi", st.builds(NotApplicable, st.text(max_size=40))),
+}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("kind", list(ASSET_OF))
+def test_a_stored_value_loads_to_the_bit_and_two_writes_give_the_same_files(
+    tmp_path_factory: pytest.TempPathFactory, kind: str
+) -> None:
+    asset, values = ASSET_OF[kind]
+    subject = SubjectKey("01", "02")
+
+    @given(values)
+    @settings(max_examples=30, deadline=None, derandomize=True)
+    def round_trip(value: Value) -> None:
+        first, second = (DerivativeStore(tmp_path_factory.mktemp("store")) for _ in range(2))
+        provenance = Provenance("what it is", "1-0123abcd", data_version(value), {"key": 0.1, "none": None})
+        for store in (first, second):
+            store.write(asset, subject, value, provenance)
+        loaded, sidecar = first.read(asset, subject)
+        assert type(loaded) is type(value)
+        assert data_version(loaded) == data_version(value) == sidecar.data_version
+        assert sidecar.provenance == provenance
+        assert_same(loaded, value)
+        assert contents(first.root) == contents(second.root)
+
+    round_trip()
+
+
+def assert_same(loaded: Value, value: Value) -> None:
+    """Field by field and bit by bit: what the data version ought to cover, without it."""
+    if isinstance(value, Volume) and isinstance(loaded, Volume):
+        assert (loaded.names, loaded.shape, loaded.array.dtype) == (value.names, value.shape, value.array.dtype)
+        assert loaded.array.tobytes() == value.array.tobytes()
+        assert loaded.affine.tobytes() == value.affine.tobytes()
+    elif isinstance(value, Dwi) and isinstance(loaded, Dwi):
+        assert_same(loaded.volume, value.volume)
+        assert loaded.bvals.tobytes() == value.bvals.tobytes()
+        assert loaded.gradients.bvecs.tobytes() == value.gradients.bvecs.tobytes()
+        assert (loaded.interpolated, loaded.gradients.b0_threshold) == (
+            value.interpolated, value.gradients.b0_threshold,
+        )  # fmt: skip
+    elif isinstance(value, MapSet) and isinstance(loaded, MapSet):
+        assert list(loaded) == list(value)
+        for name in value:
+            assert_same(loaded[name], value[name])
+    elif isinstance(value, ResponseFunction) and isinstance(loaded, ResponseFunction):
+        assert loaded.coefficients.tobytes() == value.coefficients.tobytes()
+        assert (loaded.bvalue, loaded.voxels) == (value.bvalue, value.voxels)
+    else:
+        assert loaded == value

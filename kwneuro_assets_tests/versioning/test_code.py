@@ -1,0 +1,95 @@
+"""The code version: it moves with a derivative's own parameters, and with no others."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+
+from kwneuro_assets.assets import DERIVATIVES
+from kwneuro_assets.settings import PipelineSettings, ResponseSettings, SettingsError
+from kwneuro_assets.versioning.code import code_version, parameters
+
+# Every setting of a derivation, another value for it, and who uses it.
+USERS: dict[str, tuple[object, set[str]]] = {
+    "denoising.method": ("none", {"denoised_dwi"}),
+    "denoising.minimum_ratio": (5, {"denoised_dwi"}),
+    "brain_mask.method": ("median-otsu", {"brain_mask"}),
+    "dti.max_bvalue": (1200, {"dti"}),
+    "noddi.dpar": (1.5e-3, {"noddi"}),
+    "noddi.diso": (2.9e-3, {"noddi"}),
+    "noddi.directions": (1000, {"noddi"}),
+    "csd.shell": (3000, {"fiber_response", "csd_peaks"}),
+    "csd.max_order": (6, {"fiber_response", "csd_peaks"}),
+    "csd.response": (__file__, {"fiber_response"}),
+    "csd.fa_threshold": (0.6, {"fiber_response"}),
+    "csd.minimum_voxels": (200, {"fiber_response"}),
+    "csd.peaks": (3, {"csd_peaks"}),
+    "csd.relative_threshold": (0.2, {"csd_peaks"}),
+    "csd.minimum_angle": (30, {"csd_peaks"}),
+    "tracts.mask_threshold": (0.4, {"tract_masks"}),
+    "tracts.ending_threshold": (0.4, {"tract_endings"}),
+    "tracts.dilation": (2, {"tract_orientations"}),
+    "source.url": ("elsewhere", set()),
+    "source.select": ("*AP*", set()),
+    "source.subsample": (2, set()),  # in the data version of dwi
+    "source.b0_threshold": (20, set()),  # so too
+    "store.url": ("elsewhere", set()),
+    "store.cache_gb": (1, set()),
+    "weights.folder": ("elsewhere", set()),
+}
+
+
+def versions(settings: PipelineSettings) -> dict[str, str]:
+    return {derivative.name: derivative.code_version(settings) for derivative in DERIVATIVES}
+
+
+def changed(key: str, value: object) -> PipelineSettings:
+    section, _, name = key.partition(".")
+    return PipelineSettings.model_validate({section: {name: value}})
+
+
+@pytest.mark.parametrize("key", USERS)
+def test_a_changed_setting_changes_the_version_of_its_users_and_of_no_other(key: str) -> None:
+    value, users = USERS[key]
+    before, after = versions(PipelineSettings()), versions(changed(key, value))
+    assert {name for name in before if before[name] != after[name]} == users
+
+
+def test_every_setting_is_in_the_table_above() -> None:
+    present = {
+        f"{section}.{key}"
+        for section, field in PipelineSettings.model_fields.items()
+        for key in getattr(field.annotation, "model_fields", {})
+    }
+    assert present == set(USERS)
+
+
+def test_a_version_is_the_algorithms_number_and_eight_digits() -> None:
+    for name, version in versions(PipelineSettings()).items():
+        assert re.fullmatch(r"[1-9]\d*-[0-9a-f]{8}", version), name
+    assert code_version(2, None).split("-") == ["2", code_version(1, None).split("-")[1]]
+
+
+def test_numbers_that_are_equal_give_one_version() -> None:
+    assert versions(changed("dti.max_bvalue", 1500)) == versions(changed("dti.max_bvalue", 1500.0))
+    assert versions(changed("dti.max_bvalue", "1500")) == versions(PipelineSettings())
+
+
+def test_a_file_counts_by_its_content_and_name_and_not_by_where_it_lies(tmp_path: Path) -> None:
+    found = []
+    for folder, content in (("a", "1 2\n"), ("b", "1 2\n"), ("c", "1 3\n")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "response.txt").write_text(content)
+        found.append(versions(changed("csd.response", str(tmp_path / folder / "response.txt"))))
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+    told = parameters(ResponseSettings(response=str(tmp_path / "a" / "response.txt")))["response"]
+    assert told == f"response.txt sha256:{hashlib.sha256(b'1 2' + bytes([10])).hexdigest()}"
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=f"response: the file {tmp_path}/gone.txt cannot be read: No such file"):
+        versions(changed("csd.response", str(tmp_path / "gone.txt")))
