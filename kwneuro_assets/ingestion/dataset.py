@@ -129,7 +129,8 @@ class SourceDataset:
             _require_grid_of(first, run.image, "this run")
             if len(shape) != 4:
                 raise InvalidData("diffusion series", expected="4 dimensions", found=f"shape {shape}").at(run.image)
-            count = len(parse_bvals(_text(run.bval)))
+            with _located(run.bval):
+                count = len(parse_bvals(_text(run.bval)))
             if shape[3] != count:
                 raise InvalidData(
                     "gradient table",

@@ -67,8 +67,8 @@ def ingest(instance: DagsterInstance, settings: PipelineSettings, only: Collecti
 def observe(dataset: SourceDataset, subject: SubjectKey, settings: PipelineSettings) -> list[Observation]:
     """The present content of a subject's source assets. Raises InvalidData for files that cannot be used."""
     series = dataset.series(subject)
-    dataset.gradients(series)
     dataset.check_headers(series)
+    dataset.gradients(series)
     files = tuple(dataset.relative(path) for path in series.files())
     found = [Observation("dwi", dataset.dwi_version(series), files)]
     if settings.brain_mask.method == "provided":

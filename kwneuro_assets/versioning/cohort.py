@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from dagster import AssetKey, DagsterInstance, DagsterRunStatus
+from dagster._core.execution.stats import StepEventStatus  # checked with dagster 1.13.27
 
 from kwneuro_assets.settings import PipelineSettings
 from kwneuro_assets.versioning.records import Recorded, recorded
@@ -109,7 +110,10 @@ def _changes(
 
 
 def _open_attempts(instance: DagsterInstance, asset: str) -> dict[str, State]:
-    """Subjects whose newest attempt made nothing: `running` while its run lasts, `failed` after it failed."""
+    """Subjects whose newest attempt made nothing: `running` while its run lasts, `failed` where it failed.
+
+    A step that was never reached, as one above it failed, has not failed itself.
+    """
     storage = instance.event_log_storage
     attempts = storage.get_latest_asset_partition_materialization_attempts_without_materializations(AssetKey(asset))
     runs = {run_id: instance.get_run_by_id(run_id) for run_id in {run_id for run_id, _ in attempts.values()}}
@@ -118,8 +122,12 @@ def _open_attempts(instance: DagsterInstance, asset: str) -> dict[str, State]:
         run = runs[run_id]
         if run is None:
             continue
-        if run.status == DagsterRunStatus.FAILURE:
-            states[subject] = "failed"
-        elif not run.is_finished:
+        if not run.is_finished:
             states[subject] = "running"
+        elif run.status == DagsterRunStatus.FAILURE:
+            failed = {
+                step.step_key for step in instance.get_run_step_stats(run_id) if step.status == StepEventStatus.FAILURE
+            }
+            if asset in failed or not failed:  # without a failed step, the run itself failed
+                states[subject] = "failed"
     return states

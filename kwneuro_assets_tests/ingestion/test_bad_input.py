@@ -150,7 +150,7 @@ def frozen_in_time(array: NDArray[np.float32]) -> NDArray[np.float32]:
 BAD: dict[str, Bad] = {
     "missing bval": Bad(removed(".bval"), "_dwi.nii.gz", "_dwi.bval beside the image", "none"),
     "missing bvec": Bad(removed(".bvec"), "_dwi.nii.gz", "_dwi.bvec beside the image", "none"),
-    "too few b-values": Bad(numbers(".bval", lambda b: b[:, :-1]), "_dwi.bvec", "3 rows of 25", "3 rows of 26"),
+    "too few b-values": Bad(numbers(".bval", lambda b: b[:, :-1]), "_dwi.bval", "26 b-values", "25"),
     "too few b-vectors": Bad(numbers(".bvec", lambda v: v[:, :-1]), "_dwi.bvec", "3 rows of 26", "3 rows of 25"),
     "both too few": Bad(
         lambda root, key: [numbers(end, lambda x: x[:, :-1])(root, key) for end in (".bval", ".bvec")],
