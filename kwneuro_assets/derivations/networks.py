@@ -1,31 +1,26 @@
-"""The state in which the networks of others run: quiet, repeatable, with a set number of threads."""
+"""The state in which the networks of others run: repeatable, quiet, with a set number of threads."""
 
 from __future__ import annotations
 
-import io
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any, TextIO
 
 
 @contextmanager
 def inference(threads: int | None = None) -> Iterator[None]:
-    """PyTorch without gradients, repeatable, on `threads` threads, with nothing printed. All is put back after.
-
-    `threads` defaults to `thread_count()`. The tools write notes and progress bars to stdout and stderr, some of
-    them on import, so their imports belong inside too.
-    """
+    """PyTorch without gradients, repeatable, on `threads` threads (`thread_count()` by default); put back after."""
     import torch
 
     from kwneuro_assets.threads import thread_count
 
     before = torch.get_num_threads()
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # Most weights of HD-BET 1 are denormal numbers, which a processor multiplies some 25 times more slowly. Threads
-        # take this over from the one that starts them, so it comes before PyTorch starts its own.
-        torch.set_flush_denormal(True)
         torch.set_num_threads(threads or thread_count())
         try:
             # On a GPU the benchmark of cuDNN would pick another convolution on another day.
@@ -33,19 +28,46 @@ def inference(threads: int | None = None) -> Iterator[None]:
                 yield
         finally:
             torch.set_num_threads(before)
-            torch.set_flush_denormal(False)
 
 
 def network_threads(count: int) -> ThreadPoolExecutor:
-    """Threads in which networks run with numbers too small for the normal range (below 1e-38) taken as zero.
+    """Threads in which networks run with denormal numbers (below 1e-38) taken as zero.
 
-    Whole layers of a trained network can be such numbers, and a processor computes with them a hundred times
-    slower: HD-BET 1 takes four times as long. The mode belongs to a thread and to those that it starts, so fresh
-    threads have it throughout, PyTorch's own below them included, and nobody else's arithmetic changes.
+    Nearly half of HD-BET 1's weights are denormal, and a processor computes with them so slowly that the whole
+    takes seven times as long. The mode belongs to a thread and to those that it starts: in fresh threads it holds
+    throughout, PyTorch's own below them included, and nobody else's arithmetic changes.
     """
     import torch
 
     return ThreadPoolExecutor(count, initializer=torch.set_flush_denormal, initargs=(True,))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Drops what this thread writes to stdout and stderr; other threads, with a progress bar say, are still heard.
+
+    The tools print notes, some of them on import, so their imports belong inside too.
+    """
+    thread = threading.get_ident()
+    with (
+        redirect_stdout(_Without(sys.stdout, thread)),
+        redirect_stderr(_Without(sys.stderr, thread)),
+    ):
+        yield
+
+
+class _Without:
+    """A stream without what one thread writes to it."""
+
+    def __init__(self, stream: TextIO, thread: int) -> None:
+        self._stream = stream
+        self._thread = thread
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() == self._thread else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kwneuro_assets.derivations.networks import inference, needs_extra, network_threads
+from kwneuro_assets.derivations.networks import inference, needs_extra, network_threads, quiet
 from kwneuro_assets.derivations.orientation import nearest, orientation, reoriented, tilt, world_aligned_grid
 from kwneuro_assets.imaging import InvalidData, Volume
 from kwneuro_assets.imaging.volume import require_same_grid
@@ -60,7 +60,8 @@ def segment_tracts(peaks: Volume, *, weights: Path, threshold: float = 0.5, prog
         if threshold != 0.5:
             for index in range(len(network.bundles)):
                 probability[..., index] = np.interp(probability[..., index], (0, threshold, 1), (0, 0.5, 1))
-        return np.asarray(bundle_specific_postprocessing(probability, network.bundles))
+        with quiet():
+            return np.asarray(bundle_specific_postprocessing(probability, network.bundles))
 
     network = _network("TractSeg_PeakRot4", "All", weights / MASK_WEIGHTS)
     found = _predict(peaks, network, "xyz", masks, progress)
@@ -127,7 +128,7 @@ class _Network:
 def _network(name: str, classes: str, weights: Path) -> _Network:
     if not weights.is_file():
         raise FileNotFoundError(f"TractSeg's weights are not there: {weights}")
-    with needs_extra("tractseg"), inference():
+    with needs_extra("tractseg"), inference(), quiet():
         from tractseg.data.dataset_specific_utils import get_bundle_names, get_correct_input_dim
         from tractseg.libs.exp_utils import get_correct_labels_type
 
@@ -165,7 +166,8 @@ def _in_network_space(
     peaks: NDArray[np.float32], network: _Network, directions: str, finish: Finish, progress: Progress
 ) -> NDArray[Any]:
     """As `_predict`, for an array in TractSeg's orientation: its brain is fitted into TractSeg's cube and back."""
-    from tractseg.libs import data_utils
+    with quiet():
+        from tractseg.libs import data_utils
 
     classes = network.config.NR_OF_CLASSES
     cropped, _, box, shape = data_utils.crop_to_nonzero(peaks)
@@ -178,9 +180,10 @@ def _in_network_space(
 def _mean_over_directions(
     cube: NDArray[np.float32], network: _Network, directions: str, progress: Progress
 ) -> NDArray[np.float32]:
-    from tractseg.data.data_loader_inference import DataLoaderInference
+    with quiet():
+        from tractseg.data.data_loader_inference import DataLoaderInference
 
-    predict = _predictor(network)
+        predict = _predictor(network)
     total = np.zeros((*cube.shape[:3], network.config.NR_OF_CLASSES), np.float32)
     # The loader also makes an empty truth image, for which one class is enough.
     config = copy.copy(network.config)
@@ -205,7 +208,7 @@ def _predictor(network: _Network) -> Callable[[Any], NDArray[np.float32]]:
     from tractseg.models.base_model import BaseModel
 
     model = BaseModel(network.config, inference=True)
-    # TractSeg's own loading keeps random weights, and quiet, where the file lacks the key `unet`.
+    # TractSeg's own loading says nothing and keeps random weights where the file lacks the key `unet`.
     try:
         model.net.load_state_dict(torch.load(network.weights, map_location="cpu", weights_only=True)["unet"])
     except Exception as error:  # torch raises a different kind for each way in which a file can be wrong

@@ -211,16 +211,22 @@ def test_the_number_of_threads_changes_no_voxel(
     assert np.array_equal(maps[0], maps[1])
 
 
-def test_progress_rises_to_one_and_nothing_is_printed(
-    peaks: Volume, weights: Path, capfd: pytest.CaptureFixture[str]
+def test_progress_rises_to_one_and_is_all_that_is_heard(
+    peaks: Volume, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The tools are kept quiet, not whoever shows the progress."""
     shares: list[float] = []
-    segment_tracts(peaks, weights=weights, progress=shares.append)
+
+    def show(fraction: float) -> None:
+        shares.append(fraction)
+        print(fraction)
+
+    segment_tracts(peaks, weights=weights, progress=show)
     assert shares == sorted(shares)
     assert shares[0] == 0
     assert shares[-1] == 1
     assert len(shares) > CUBE
-    assert capfd.readouterr() == ("", "")
+    assert capsys.readouterr() == ("".join(f"{share}\n" for share in shares), "")
 
 
 def test_an_image_without_any_peak_has_no_bundle(peaks: Volume, weights: Path) -> None:
