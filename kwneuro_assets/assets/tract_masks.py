@@ -8,6 +8,7 @@ from kwneuro_assets.imaging import MapSet, Volume
 from kwneuro_assets.progress import Progress
 from kwneuro_assets.quality.figures import tracts_figure
 from kwneuro_assets.quality.summaries import tracts_summary
+from kwneuro_assets.run_queue import NETWORK_POOL
 from kwneuro_assets.settings import TractMaskSettings
 from kwneuro_assets.weights.resource import NetworkWeights
 
@@ -20,7 +21,7 @@ from kwneuro_assets.weights.resource import NetworkWeights
     kinds={"nifti", "pytorch"},
     libraries=("torch", "tractseg"),
     bids={"Type": "ROI"},
-    pool="network",
+    pool=NETWORK_POOL,
 )
 def tract_masks(csd_peaks: MapSet, settings: TractMaskSettings, weights: NetworkWeights, progress: Progress) -> Volume:
     """Masks of 72 white-matter bundles by TractSeg, from the three strongest peaks."""

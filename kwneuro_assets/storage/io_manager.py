@@ -84,9 +84,7 @@ class DerivativeIOManager(ConfigurableIOManager):
 
 
 def _bytes(value: Value) -> int:
-    if isinstance(value, Volume):
-        return value.array.nbytes
-    if isinstance(value, Dwi):
+    if isinstance(value, Volume | Dwi):
         return value.array.nbytes
     if isinstance(value, MapSet):
         return sum(volume.array.nbytes for volume in value.values())
