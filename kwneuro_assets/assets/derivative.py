@@ -37,7 +37,7 @@ from kwneuro_assets.storage.io_manager import Made
 from kwneuro_assets.storage.names import NAMES
 from kwneuro_assets.storage.sidecar import Provenance
 from kwneuro_assets.subjects import SubjectKey, subject_partitions
-from kwneuro_assets.versioning.code import code_version, parameters
+from kwneuro_assets.versioning.code import Parameters, code_version, parameters
 from kwneuro_assets.versioning.content import Value, data_version
 from kwneuro_assets.versioning.records import INPUT_DATA_VERSION_TAG, INPUT_DATA_VERSIONS, Recorded, recorded
 
@@ -94,6 +94,7 @@ class Derivative:
     def build(self, settings: PipelineSettings) -> AssetsDefinition:
         """The Dagster asset, with these settings as its parameters."""
         own = self.own_settings(settings)
+        plain = parameters(own)
         taken = set(inspect.signature(self.compute).parameters) & set(_INJECTED)
 
         @asset(
@@ -102,7 +103,7 @@ class Derivative:
             group_name=self.group,
             kinds=set(self.kinds),
             tags={"bids_suffix": NAMES[self.name].suffix},
-            metadata={"parameters": MetadataValue.json(parameters(own))},
+            metadata={"parameters": MetadataValue.json(plain)},
             partitions_def=subject_partitions,
             code_version=self.code_version(settings),
             ins={
@@ -110,7 +111,6 @@ class Derivative:
             },
             io_manager_key="derivatives",
             required_resource_keys={"progress", "weights"},
-            output_required=True,
             pool=self.pool,
         )
         def step(context: AssetExecutionContext, **inputs: Any) -> Output[Made]:
@@ -119,12 +119,12 @@ class Derivative:
                 "progress": lambda fraction: context.resources.progress.report(context, fraction),
                 "weights": context.resources.weights,
             }
-            return self._run(context, own, inputs, {name: injected[name] for name in taken})
+            return self._run(context, plain, inputs, {name: injected[name] for name in taken})
 
         return step
 
     def _run(
-        self, context: AssetExecutionContext, own: Section | None, inputs: Inputs, injected: Mapping[str, Any]
+        self, context: AssetExecutionContext, plain: Parameters, inputs: Inputs, injected: Mapping[str, Any]
     ) -> Output[Made]:
         subject = SubjectKey.parse(context.partition_key)
         known = {name: _recorded_input(context, name) for name in inputs}
@@ -138,7 +138,7 @@ class Derivative:
             description=self.description,
             code_version=context.assets_def.code_versions_by_key[context.asset_key] or "",
             data_version=made_version,
-            parameters=parameters(own),
+            parameters=plain,
             input_data_versions={name: event.data_version for name, event in known.items()},
             sources=_source_uris(subject, known),
             bids=self.bids,
@@ -153,7 +153,7 @@ class Derivative:
             "code_version": provenance.code_version,
             "data_version": made_version,
             INPUT_DATA_VERSIONS: MetadataValue.json(dict(provenance.input_data_versions)),
-            "parameters": MetadataValue.json(parameters(own)),
+            "parameters": MetadataValue.json(plain),
             "libraries": MetadataValue.json(_versions(self.libraries)),
         }
         context.resources.progress.report(context, 1.0)

@@ -7,7 +7,8 @@ from pathlib import Path
 from kwneuro_assets.assets.derivative import derivative
 from kwneuro_assets.derivations.response import estimate_response
 from kwneuro_assets.derivations.shells import choose_shell
-from kwneuro_assets.imaging import Dwi, InvalidData, NotApplicable, ResponseFunction, Volume
+from kwneuro_assets.imaging import Dwi, NotApplicable, ResponseFunction, Volume
+from kwneuro_assets.imaging.errors import located
 from kwneuro_assets.imaging.response import parse_mrtrix_response
 from kwneuro_assets.quality.figures import response_figure
 from kwneuro_assets.quality.summaries import response_summary
@@ -38,7 +39,5 @@ def fiber_response(
     if isinstance(chosen, NotApplicable):
         return chosen
     file = Path(settings.response).expanduser()
-    try:
+    with located(file):
         return parse_mrtrix_response(file.read_text(), chosen.shell.bvalue)
-    except InvalidData as error:
-        raise error.at(file) from None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from kwneuro_assets.errors import ActionableError
 
 
@@ -37,6 +40,15 @@ class InvalidData(ActionableError, ValueError):
         where = f"{self.where}: " if self.where else ""
         remedy = f" {self.remedy}" if self.remedy else ""
         return f"{where}{self.problem}: expected {self.expected}, found {self.found}.{remedy}"
+
+
+@contextmanager
+def located(where: object) -> Iterator[None]:
+    """Within it, InvalidData that names no file yet names `where`."""
+    try:
+        yield
+    except InvalidData as error:
+        raise error.at(where) from None
 
 
 def _rebuild(problem: str, expected: str, found: str, remedy: str, where: str) -> InvalidData:

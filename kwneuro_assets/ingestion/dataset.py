@@ -7,10 +7,8 @@ derivatives of a preprocessing (`*_desc-preproc_dwi.nii.gz`), which then take th
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,16 +16,16 @@ import numpy as np
 
 from kwneuro_assets.errors import ActionableError
 from kwneuro_assets.imaging import GradientTable, InvalidData, Volume
+from kwneuro_assets.imaging.errors import located
 from kwneuro_assets.imaging.gradients import parse_bvals, parse_bvecs
 from kwneuro_assets.imaging.volume import require_same_grid
 from kwneuro_assets.settings import SourceSettings
 from kwneuro_assets.storage.nifti import read_grid
 from kwneuro_assets.subjects import SubjectKey
-from kwneuro_assets.versioning.content import text_version
+from kwneuro_assets.versioning.content import file_sha256, text_version
 
 IMAGE_SUFFIXES = ("_dwi.nii.gz", "_dwi.nii")
 PREPROCESSED = "preproc"  # the `desc` of images that were interpolated
-_BLOCK = 1 << 20
 
 
 class SourceError(ActionableError):
@@ -129,7 +127,7 @@ class SourceDataset:
             _require_grid_of(first, run.image, "this run")
             if len(shape) != 4:
                 raise InvalidData("diffusion series", expected="4 dimensions", found=f"shape {shape}").at(run.image)
-            with _located(run.bval):
+            with located(run.bval):
                 count = len(parse_bvals(_text(run.bval)))
             if shape[3] != count:
                 raise InvalidData(
@@ -225,9 +223,9 @@ class SourceDataset:
             folder = folder.parent
 
     def _table(self, run: Run) -> GradientTable:
-        with _located(run.bval):
+        with located(run.bval):
             bvals = parse_bvals(_text(run.bval))
-        with _located(run.bvec):
+        with located(run.bvec):
             bvecs = parse_bvecs(_text(run.bvec), len(bvals))
         try:
             return GradientTable(bvals, bvecs, b0_threshold=self.settings.b0_threshold)
@@ -237,23 +235,15 @@ class SourceDataset:
 
 def _require_grid_of(reference: Path, path: Path, what: str) -> None:
     wanted, found = _grid(reference), _grid(path)
-    with _located(path):
+    with located(path):
         require_same_grid(found, wanted, what, reference.name)
 
 
 def _grid(image: Path) -> Volume:
     """The grid of an image, with no memory for its voxels, whatever size its header tells."""
     shape, affine = read_grid(image)
-    with _located(image):
+    with located(image):
         return Volume(np.broadcast_to(np.uint8(0), shape[:3]), affine)
-
-
-@contextmanager
-def _located(where: object) -> Iterator[None]:
-    try:
-        yield
-    except InvalidData as error:
-        raise error.at(where) from None
 
 
 def _text(path: Path) -> str:
@@ -277,14 +267,10 @@ def _depth(folder: Path, root: Path) -> int:
 
 
 def _file_version(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
+        return file_sha256(path)
     except OSError as error:
         raise _unreadable(path, error) from None
-    return digest.hexdigest()
 
 
 def _unreadable(path: Path, error: OSError) -> InvalidData:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kwneuro_assets.imaging import Dwi, InvalidData, Volume
+from kwneuro_assets.imaging import Dwi, Volume
+from kwneuro_assets.imaging.errors import located
 from kwneuro_assets.imaging.volume import binary_mask
 from kwneuro_assets.ingestion.dataset import Series, SourceDataset
 from kwneuro_assets.storage.nifti import read_nifti
@@ -25,10 +26,8 @@ def read_dwi(dataset: SourceDataset, series: Series) -> Dwi:
     if len(volumes) > 1:
         joined = np.asfortranarray(np.concatenate([volume.array for volume in volumes], axis=3))
         first = Volume(joined, first.affine)
-    try:
+    with located(", ".join(str(run.image) for run in series.runs)):
         return Dwi(first, table, interpolated=series.interpolated)
-    except InvalidData as error:
-        raise error.at(", ".join(str(run.image) for run in series.runs)) from None
 
 
 def read_mask(dataset: SourceDataset, path: Path) -> Volume:
@@ -36,7 +35,5 @@ def read_mask(dataset: SourceDataset, path: Path) -> Volume:
     volume = read_nifti(path)
     if volume.array.ndim == 4 and volume.shape[3] == 1:  # some tools keep the axis of the series
         volume = Volume(volume.array[..., 0], volume.affine)
-    try:
+    with located(path):
         return binary_mask(volume.subsampled(dataset.settings.subsample), "brain mask")
-    except InvalidData as error:
-        raise error.at(path) from None

@@ -23,11 +23,10 @@ from kwneuro_assets.storage.codecs import Place, Writer, decode, encode
 from kwneuro_assets.storage.names import NAMES
 from kwneuro_assets.storage.sidecar import Provenance, Sidecar, StoredFile
 from kwneuro_assets.subjects import SubjectKey
-from kwneuro_assets.versioning.content import Value
+from kwneuro_assets.versioning.content import Value, file_sha256
 
 BIDS_VERSION = "1.10.0"
 GENERATOR = "kwneuro-assets"
-_BLOCK = 1 << 20
 # What BIDS has no name for yet (BEP 16), or forbids beside a derived image.
 _BIDSIGNORE = (
     "*_dwimap.*\n*_dwiref.*\n*_response.json\n*_figure.png\n*_desc-*_dwi.bval\n*_desc-*_dwi.bvec\n*_mask.json\n"
@@ -230,17 +229,13 @@ class _HashingFile:
 
 def _verify(path: Path, stored: StoredFile, remedy: str) -> None:
     try:
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(_BLOCK):
-                digest.update(block)
-        size = path.stat().st_size
+        size, sha256 = path.stat().st_size, file_sha256(path)
     except FileNotFoundError:
         raise StoreError(f"{path}: its sidecar names it, but it is missing. {remedy}") from None
-    if (size, digest.hexdigest()) != (stored.size, stored.sha256):
+    if (size, sha256) != (stored.size, stored.sha256):
         raise StoreError(
             f"{path}: expected {stored.size} bytes with sha256 {stored.sha256[:12]}..., "
-            f"found {size} with {digest.hexdigest()[:12]}... {remedy}"
+            f"found {size} with {sha256[:12]}... {remedy}"
         )
 
 

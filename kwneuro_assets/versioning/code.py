@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from kwneuro_assets.settings import Section, SettingsError
-from kwneuro_assets.versioning.content import text_version
+from kwneuro_assets.versioning.content import file_sha256, text_version
 
 Parameters = dict[str, str | float | int | bool | None]
 
@@ -34,6 +33,6 @@ def code_version(number: int, settings: Section | None) -> str:
 def _file_content(key: str, path: str) -> str:
     file = Path(path).expanduser()
     try:
-        return f"{file.name} sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+        return f"{file.name} sha256:{file_sha256(file)}"
     except OSError as error:
         raise SettingsError(f"{key}: the file {file} cannot be read: {error.strerror}") from None

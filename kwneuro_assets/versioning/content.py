@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kwneuro_assets.imaging import Dwi, MapSet, NotApplicable, ResponseFunction, Volume
+
+_BLOCK = 1 << 20  # bytes
 
 Value = Volume | Dwi | MapSet | ResponseFunction | NotApplicable
 
@@ -28,6 +31,15 @@ def data_version(value: Value) -> str:
 def text_version(content: object) -> str:
     """The sha256, 64 hex digits, over the canonical JSON of `content`."""
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256, 64 hex digits, of a file's bytes, read in blocks. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def canonical_json(content: object) -> str:

@@ -54,15 +54,6 @@ def download(url: str, target: Path, progress: Progress = silent) -> str:
     return digest.hexdigest()
 
 
-def sha256(file: Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _reason(error: Exception) -> str:
     import requests
 

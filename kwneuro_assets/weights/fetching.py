@@ -16,7 +16,8 @@ import zipfile
 from pathlib import Path
 
 from kwneuro_assets.progress import Progress, silent
-from kwneuro_assets.weights.download import download, sha256
+from kwneuro_assets.versioning.content import file_sha256
+from kwneuro_assets.weights.download import download
 from kwneuro_assets.weights.errors import WeightsError
 from kwneuro_assets.weights.networks import NETWORKS, Network, WeightFile
 
@@ -84,7 +85,7 @@ def verify(name: str, where: Path) -> dict[str, str]:
     for file in network.kept:
         if not (where / file).is_file():
             raise WeightsError(f"weights of {name}: {where / file} is missing")
-        found[file] = sha256(where / file)
+        found[file] = file_sha256(where / file)
         expected = known.get(file, found[file])
         if found[file] != expected:
             raise WeightsError(
@@ -108,7 +109,7 @@ def _fetch_file(file: WeightFile, url: str, home: Path, progress: Progress) -> N
             raise WeightsError(f"its SHA-256 is {digest[:12]}..., not {file.sha256[:12]}...")
         if file.unpacks_to:
             _unpack(arrived, Path(scratch), file.unpacks_to)
-        _record(home, {kept: sha256(Path(scratch) / kept) for kept in file.kept})
+        _record(home, {kept: file_sha256(Path(scratch) / kept) for kept in file.kept})
         for kept in file.kept:
             (home / kept).parent.mkdir(parents=True, exist_ok=True)
             os.replace(Path(scratch) / kept, home / kept)
