@@ -57,8 +57,10 @@ def address(project: Project) -> Iterator[str]:
         _wait_for(address, server, project.home / "ui.log")
         yield address
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(timeout=30)
+        # All of it at once: the daemons take their time to leave, and nothing of this folder is needed again.
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+        log.close()
 
 
 @pytest.fixture(scope="module")
