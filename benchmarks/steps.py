@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from kwneuro_assets.derivations.csd import fit_csd_peaks
 from kwneuro_assets.derivations.denoise import denoise
@@ -90,8 +89,8 @@ STEPS: dict[str, Compared] = {
 def main(step: str, which: str, source: str, subject: str) -> None:
     dataset = SourceDataset(SourceSettings(url=source))
     key = SubjectKey.parse(subject)
-    dwi = read_dwi(dataset, dataset.series(key))
-    mask = read_mask(dataset, Path(dataset.mask(key)))
+    dwi, _ = read_dwi(dataset, dataset.series(key))
+    mask, _ = read_mask(dataset, dataset.mask(key))
     compared = STEPS[step]
     compute = compared.ours if which == "ours" else compared.peer
     assert compute is not None

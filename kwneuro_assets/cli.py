@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
 
     from kwneuro_assets.settings import PipelineSettings
+    from kwneuro_assets.storage.store import DerivativeStore
+    from kwneuro_assets.subjects import SubjectKey
 
 _DEMO_HOMES = {"synthetic": "demo", "sherbrooke": "sherbrooke"}
 FAILED = 1
@@ -37,7 +39,7 @@ def main(context: click.Context, home: Path | None) -> None:
 
 def source_and_store(command: Callable[..., Any]) -> Callable[..., Any]:
     """The two options that say where data come from and go to."""
-    for name, what in (("store", "Folder of the derivatives"), ("source", "Folder of the BIDS dataset")):
+    for name, what in (("store", "Folder or URL of the derivatives"), ("source", "Folder or URL of the BIDS dataset")):
         variable = f"KWNEURO_{name.upper()}"
         command = click.option(
             f"--{name}", metavar="URL", help=f"{what} [default: ${variable}, the settings, HOME/{name}].",
@@ -136,6 +138,55 @@ def status(home: Path | None, subjects: tuple[str, ...], why: bool, as_json: boo
 
 @main.command()
 @source_and_store
+@click.option("--subject", "subjects", multiple=True, metavar="KEY", help="Only this one; may be given again.")
+@click.pass_obj
+def verify(home: Path | None, subjects: tuple[str, ...]) -> None:
+    """Compare every file of the store with its checksum; exit code 1 where one differs."""
+    from kwneuro_assets.console import FileProgress
+    from kwneuro_assets.storage.checking import verify_store
+
+    with _errors_in_one_sentence():
+        store = _store(_settled(home))
+        with FileProgress("verifying") as progress:
+            found = verify_store(store, _keys(subjects), progress.update)
+        for problem in found.problems:
+            click.echo(problem, err=True)
+        click.echo(
+            f"{found.files} files of {found.derivatives} derivatives of {found.subjects} subjects in {store.root}: "
+            + (f"{len(found.problems)} damaged" if found.problems else "all as they were stored")
+        )
+    if found.problems:
+        sys.exit(FAILED)
+
+
+@main.command()
+@source_and_store
+@click.option("--subject", "subjects", multiple=True, required=True, metavar="KEY", help="May be given again.")
+@click.option("--to", "target", required=True, metavar="URL", help="Folder or URL that the derivatives are copied to.")
+@click.option("--select", "selection", metavar="NAMES", help="Assets, comma-separated, or Dagster's selection syntax.")
+@click.pass_obj
+def export(home: Path | None, subjects: tuple[str, ...], target: str, selection: str | None) -> None:
+    """Copy subjects' derivatives, each file checked on the way; what comes out is a BIDS dataset of its own."""
+    from kwneuro_assets.console import FileProgress
+    from kwneuro_assets.running import select
+    from kwneuro_assets.storage.checking import export_subjects
+    from kwneuro_assets.storage.store import DerivativeStore
+
+    with _errors_in_one_sentence():
+        settings = _settled(home)
+        copy = DerivativeStore(target, settings.source.url)
+        with FileProgress("copying") as progress:
+            assets = select(settings, selection)
+            found = export_subjects(_store(settings), copy, _keys(subjects), assets, progress.update)
+        for problem in found.problems:
+            click.echo(problem, err=True)
+        click.echo(f"{found.files} files of {found.derivatives} derivatives copied to {copy.root}")
+    if found.problems:
+        sys.exit(FAILED)
+
+
+@main.command()
+@source_and_store
 @click.option("--port", default=3000, show_default=True, help="Port on 127.0.0.1.")
 @click.pass_obj
 def ui(home: Path | None, port: int) -> None:
@@ -147,13 +198,14 @@ def ui(home: Path | None, port: int) -> None:
 
 @main.command()
 @click.option("--dataset", type=click.Choice(["synthetic", "sherbrooke"]), default="synthetic", show_default=True)
+@click.option("--store", metavar="URL", help="Folder or URL of the derivatives [default: HOME/store].")
 @click.pass_obj
-def demo(home: Path | None, dataset: Literal["synthetic", "sherbrooke"]) -> None:
+def demo(home: Path | None, dataset: Literal["synthetic", "sherbrooke"], store: str | None) -> None:
     """Make a synthetic subject with known truth and every derivative of it (or DIPY's Sherbrooke dataset)."""
     from kwneuro_assets.demo.tour import tour
 
     with _errors_in_one_sentence():
-        sys.exit(0 if tour(home or Path("data", _DEMO_HOMES[dataset]), dataset) else FAILED)
+        sys.exit(0 if tour(home or Path("data", _DEMO_HOMES[dataset]), dataset, store) else FAILED)
 
 
 @main.group()
@@ -188,9 +240,9 @@ def fetch(home: Path | None, networks: tuple[str, ...]) -> None:
             click.echo(f"{name}: {where}")
 
 
-@weights.command()
+@weights.command("verify")
 @click.pass_obj
-def verify(home: Path | None) -> None:
+def verify_weights(home: Path | None) -> None:
     """Compare the weights that are here with their checksums."""
     from kwneuro_assets.weights import NETWORKS, locate
     from kwneuro_assets.weights import verify as verify_network
@@ -233,6 +285,18 @@ def _errors_in_one_sentence() -> Iterator[None]:
     except ActionableError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(MISUSED)
+
+
+def _store(settings: PipelineSettings) -> DerivativeStore:
+    from kwneuro_assets.storage.store import DerivativeStore
+
+    return DerivativeStore(settings.store.url, settings.source.url, settings.store.verify)
+
+
+def _keys(subjects: tuple[str, ...]) -> list[SubjectKey]:
+    from kwneuro_assets.subjects import SubjectKey
+
+    return [SubjectKey.parse(key) for key in subjects]
 
 
 def _print_quarantined(quarantined: dict[str, str]) -> None:

@@ -82,6 +82,34 @@ class RunConsole:
         self._told[name] = _DONE if fraction >= 1 else now
 
 
+class FileProgress:
+    """How far work on many derivatives is: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._bar = Progress(
+            TextColumn(what), BarColumn(), TextColumn("{task.completed}/{task.total} derivatives"), TimeElapsedColumn(),
+            console=console, disable=not console.is_terminal, transient=True,
+        )  # fmt: skip
+        self._task = self._bar.add_task(what, total=None)
+        self._told = time.monotonic()
+
+    def __enter__(self) -> FileProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, done: int, total: int) -> None:
+        self._bar.update(self._task, completed=done, total=total)
+        if not console.is_terminal and time.monotonic() - self._told >= LINE_SECONDS:
+            console.print(f"{self._what}: {done} of {total} derivatives")
+            self._told = time.monotonic()
+
+
 def print_results(results: Sequence[Result]) -> None:
     """The outcome of each derivative with its time and data version, and the reason of each that was not made."""
     table = Table("subject", "asset", "outcome", "seconds", "data version", box=None, pad_edge=False)

@@ -19,7 +19,10 @@ def build(settings: PipelineSettings, progress: ProgressReporter | None = None) 
         resources={
             "source": SourceIOManager.of(settings.source),
             "derivatives": DerivativeIOManager(
-                url=settings.store.url, source_url=settings.source.url, cache_gb=settings.store.cache_gb
+                url=settings.store.url,
+                source_url=settings.source.url,
+                verify=settings.store.verify,
+                cache_gb=settings.store.cache_gb,
             ),
             "progress": progress or LoggedProgress(),
             "weights": NetworkWeights(folder=settings.weights.folder),

@@ -20,6 +20,7 @@ from kwneuro_assets.errors import ActionableError
 
 ENVIRONMENT_PREFIX = "KWNEURO_"
 _URL_VARIABLES = {"KWNEURO_SOURCE": "source", "KWNEURO_STORE": "store"}
+_KINDS = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
 
 
 class SettingsError(ActionableError, ValueError):
@@ -34,7 +35,11 @@ class Section(BaseModel):
 
 
 class SourceSettings(Section):
-    url: str = Field("data/source", description="Folder of the BIDS dataset that is read, never written.")
+    url: str = Field(
+        "data/source",
+        description="Folder or URL (s3://bucket/prefix) of the BIDS dataset that is read, never written.",
+    )
+    anonymous: bool = Field(False, description="Read S3 without credentials, as public datasets ask for.")
     select: str | None = Field(
         None,
         description="Pattern of image names that count (*dir-AP*); needed where series of several kinds lie together.",
@@ -44,7 +49,13 @@ class SourceSettings(Section):
 
 
 class StoreSettings(Section):
-    url: str = Field("data/store", description="Folder of the derivatives dataset that is written.")
+    url: str = Field(
+        "data/store", description="Folder or URL (s3://bucket/prefix) of the derivatives dataset that is written."
+    )
+    verify: Literal["always", "first", "never"] = Field(
+        "always",
+        description="When a file that is read is compared with its checksum; first: once in each process.",
+    )
     cache_gb: float = Field(
         2.0, ge=0, le=64, description="Values that one run keeps in memory for its later steps, in GB."
     )
@@ -267,5 +278,4 @@ def _allowed(schema: dict[str, Any]) -> str:
         for name, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
         if name in schema
     ]
-    kind = {"integer": "whole number", "number": "number", "string": "text"}.get(schema.get("type", ""), "")
-    return " ".join([kind, ", ".join(bounds)]).strip()
+    return " ".join([_KINDS.get(schema.get("type", ""), ""), ", ".join(bounds)]).strip()

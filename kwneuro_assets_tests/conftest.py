@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from kwneuro_assets_tests.s3_server import S3Bucket, S3Server
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -25,3 +31,32 @@ def phantom_tool() -> Path:
     if not script.is_file():
         pytest.skip("the phantom script ../shared/tools/realistic_phantom.py is absent")
     return script
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A real S3 server over HTTP, empty at first; skips where its packages are absent."""
+    for package in ("moto", "flask", "boto3", "s3fs"):
+        pytest.importorskip(package)
+    from kwneuro_assets_tests.s3_server import S3Server
+
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Bucket]:
+    """A new bucket, which this process (and those it starts) reaches as `s3://NAME`."""
+    from s3fs import S3FileSystem  # type: ignore[import-untyped]
+
+    from kwneuro_assets_tests.s3_server import S3Bucket
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    bucket = S3Bucket(s3_server, s3_server.new_bucket())
+    S3FileSystem.clear_instance_cache()  # an instance remembers its endpoint and what it listed
+    yield bucket
+    S3FileSystem.clear_instance_cache()
+    s3_server.remove_bucket(bucket.name)

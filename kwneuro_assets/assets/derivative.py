@@ -141,7 +141,7 @@ class Derivative:
             parameters=plain,
             input_data_versions={name: event.data_version for name, event in known.items()},
             sources=_source_uris(subject, known),
-            bids=self.bids,
+            bids={**self.bids, **self._spatial_reference(subject)},
         )
         figure = None if isinstance(value, NotApplicable) else self._figure(context, value, inputs)
         metadata = {
@@ -164,6 +164,13 @@ class Derivative:
             # Dagster records the hash of nothing for the version of an observed parent; this is the true one.
             tags={f"{INPUT_DATA_VERSION_TAG}/{name}": known[name].data_version for name in inputs if name in SOURCES},
         )
+
+    def _spatial_reference(self, subject: SubjectKey) -> dict[str, str]:
+        """All images of a subject lie on the grid of its denoised series."""
+        if self.name in ("denoised_dwi", "fiber_response"):
+            return {}
+        reference = NAMES["denoised_dwi"].file(subject, ".nii.gz")
+        return {"SpatialReference": f"bids::{subject.folder}/{reference}"}
 
     def _computed(self, inputs: Inputs, injected: Mapping[str, Any]) -> Value:
         """The value; an error that a person can act on is shown as its sentence, without the code's path to it."""

@@ -35,12 +35,13 @@ TRACT_NETWORKS = {
 }
 
 
-def tour(home: Path, dataset: Literal["synthetic", "sherbrooke"]) -> bool:
-    """Make the demo's dataset and all its derivatives below `home`; True where all that could be made was.
+def tour(home: Path, dataset: Literal["synthetic", "sherbrooke"], store: str | None = None) -> bool:
+    """Make the demo's dataset below `home` and all its derivatives, there or in `store`; True where all that could be
+    made was.
 
     The folder becomes a project like any other: `kwneuro-assets --home HOME ui` opens it.
     """
-    settings = _project(home)
+    settings = _project(home, store)
     source = Path(settings.source.url)
     if not (source / SUBJECT).is_dir():
         console.print(f"writing the {dataset} subject to {source}")
@@ -58,10 +59,12 @@ def tour(home: Path, dataset: Literal["synthetic", "sherbrooke"]) -> bool:
     return all(result.outcome == "made" for result in results)
 
 
-def _project(home: Path) -> PipelineSettings:
+def _project(home: Path, store: str | None) -> PipelineSettings:
     """The demo is a project of its own, whatever the environment says of another."""
     for variable in ("KWNEURO_SOURCE", "KWNEURO_STORE", "KWNEURO_SETTINGS", "DAGSTER_HOME"):
         os.environ.pop(variable, None)
+    if store:
+        os.environ["KWNEURO_STORE"] = store
     home.mkdir(parents=True, exist_ok=True)
     file = home / "settings.yaml"
     if not file.exists():

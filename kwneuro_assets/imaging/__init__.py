@@ -5,7 +5,20 @@ from kwneuro_assets.imaging.errors import InvalidData
 from kwneuro_assets.imaging.gradients import GradientTable, Shell
 from kwneuro_assets.imaging.mapset import MapSet
 from kwneuro_assets.imaging.not_applicable import NotApplicable
+from kwneuro_assets.imaging.report import Report
 from kwneuro_assets.imaging.response import ResponseFunction
+from kwneuro_assets.imaging.table import Table
 from kwneuro_assets.imaging.volume import Volume
 
-__all__ = ["Dwi", "GradientTable", "InvalidData", "MapSet", "NotApplicable", "ResponseFunction", "Shell", "Volume"]
+__all__ = [
+    "Dwi",
+    "GradientTable",
+    "InvalidData",
+    "MapSet",
+    "NotApplicable",
+    "Report",
+    "ResponseFunction",
+    "Shell",
+    "Table",
+    "Volume",
+]

@@ -1,31 +1,29 @@
 """What a source dataset holds: the diffusion series of each subject, found by their BIDS names.
 
-Only names and headers are looked at here; voxels are read when a step needs them. The dataset is raw BIDS, or
-derivatives of a preprocessing (`*_desc-preproc_dwi.nii.gz`), which then take the place of raw series.
+Only names are looked at here; `read` opens the files. The dataset is raw BIDS, or derivatives of a preprocessing
+(`*_desc-preproc_dwi.nii.gz`), which then take the place of raw series.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
+from upath import UPath
 
 from kwneuro_assets.errors import ActionableError
-from kwneuro_assets.imaging import GradientTable, InvalidData, Volume
-from kwneuro_assets.imaging.errors import located
-from kwneuro_assets.imaging.gradients import parse_bvals, parse_bvecs
-from kwneuro_assets.imaging.volume import require_same_grid
+from kwneuro_assets.imaging import InvalidData
 from kwneuro_assets.settings import SourceSettings
-from kwneuro_assets.storage.nifti import read_grid
+from kwneuro_assets.storage.files import Listing, listing
+from kwneuro_assets.storage.location import is_local, location
 from kwneuro_assets.subjects import SubjectKey
-from kwneuro_assets.versioning.content import file_sha256, text_version
 
 IMAGE_SUFFIXES = ("_dwi.nii.gz", "_dwi.nii")
 PREPROCESSED = "preproc"  # the `desc` of images that were interpolated
+_LISTED_AT_ONCE = 16  # folders; each is a request where the dataset is remote
 
 
 class SourceError(ActionableError):
@@ -36,9 +34,9 @@ class SourceError(ActionableError):
 class Run:
     """One image with the b-values and b-vectors that belong to it."""
 
-    image: Path
-    bval: Path
-    bvec: Path
+    image: UPath
+    bval: UPath
+    bvec: UPath
 
 
 @dataclass(frozen=True)
@@ -49,42 +47,65 @@ class Series:
     runs: tuple[Run, ...]
     interpolated: bool
 
-    def files(self) -> list[Path]:
+    def files(self) -> list[UPath]:
         return [path for run in self.runs for path in (run.image, run.bval, run.bvec)]
 
 
 class SourceDataset:
-    """A BIDS dataset in a local folder, read in place.
+    """A BIDS dataset in a folder or at a URL, read in place: one look at it.
 
-    Raises SourceError where there is no such folder.
+    A folder is listed once at most in the life of this object; a new object sees what has come since.
+    Raises SourceError where there is no such folder: a local one at once, a remote one when nothing is found in
+    it. All methods raise StorageError for a place that cannot be reached or may not be listed.
     """
 
     def __init__(self, settings: SourceSettings) -> None:
         self.settings = settings
-        self.root = Path(settings.url).expanduser().absolute()
-        if not self.root.is_dir():
-            found = "a file" if self.root.exists() else "nothing there"
-            raise SourceError(
-                f"the source {self.root}: expected the folder of a BIDS dataset, found {found}. "
-                "Set source.url, KWNEURO_SOURCE or --source."
-            )
+        self.root = location(settings.url, anonymous=settings.anonymous)
+        self._listings: dict[UPath, Listing] = {}
+        if is_local(self.root):
+            self._require_root()
 
-    def subjects(self) -> tuple[list[SubjectKey], dict[str, InvalidData]]:
-        """The keys of all that have diffusion data, sorted, and the folders whose names are no BIDS labels."""
-        found: list[SubjectKey] = []
+    def subjects(self, only: Collection[str] | None = None) -> tuple[list[SubjectKey], dict[str, InvalidData]]:
+        """The keys of all that have diffusion data, sorted, and the folders that are not to be used, each with why.
+
+        Names that are no BIDS labels are refused, as are folders that may not be listed. With `only`, no other
+        subjects than those of these keys are looked for.
+        """
+        self._require_root()
         refused: dict[str, InvalidData] = {}
-        for folder in self._dwi_folders():
-            key = "_".join(part.name for part in reversed(list(folder.parents)[: _depth(folder, self.root)]))
-            try:
-                found.append(SubjectKey.parse(key))
-            except InvalidData as error:
-                refused[key] = error.at(folder)
+        wanted = None if only is None else {*only, *(key.partition("_")[0] for key in only)}
+        tops = {
+            name: self.root / name
+            for name in self._listing(self.root).folders
+            if name.startswith("sub-") and (wanted is None or name in wanted)
+        }
+        listed = self._listed(tops, refused)
+        sessions = {
+            f"{key}_{name}": tops[key] / name
+            for key, inside in listed.items()
+            for name in inside.folders
+            if name.startswith("ses-")
+        }
+        listed |= self._listed(sessions, refused)
+        folders = {**tops, **sessions}
+        series = {key: folders[key] / "dwi" for key, inside in listed.items() if "dwi" in inside.folders}
+        found: list[SubjectKey] = []
+        for key, inside in self._listed(series, refused).items():
+            if any(name.endswith(IMAGE_SUFFIXES) for name in inside.files):
+                try:
+                    found.append(SubjectKey.parse(key))
+                except InvalidData as error:
+                    refused[key] = error.at(series[key])
         return sorted(found, key=str), refused
 
     def series(self, subject: SubjectKey) -> Series:
         """The runs of a subject. Raises InvalidData for files that are missing or do not belong together."""
         folder = self.root / subject.folder
-        names = sorted(path.name for path in folder.glob("*") if path.name.endswith(IMAGE_SUFFIXES))
+        inside = self._listing(folder)
+        if inside == Listing():
+            self._require_root()
+        names = [name for name in inside.files if name.endswith(IMAGE_SUFFIXES)]
         preprocessed = [name for name in names if _entities(name).get("desc") == PREPROCESSED]
         names = preprocessed or [name for name in names if "desc" not in _entities(name)]
         if self.settings.select:
@@ -95,14 +116,17 @@ class SourceDataset:
         self._require_own(names, subject, folder)
         self._require_one_kind(names, folder)
         names.sort(key=lambda name: (int(_entities(name).get("run", "0")), name))
-        runs = tuple(self._run(folder / name) for name in names)
+        runs = tuple(self._run(subject, folder / name) for name in names)
         return Series(subject, runs, interpolated=bool(preprocessed))
 
-    def mask(self, subject: SubjectKey) -> Path:
+    def mask(self, subject: SubjectKey) -> UPath:
         """The brain mask that comes with the data. Raises InvalidData where there is none, or more than one."""
         name = f"{subject}_desc-brain_mask.nii.gz"
-        roots = [self.root, *sorted((self.root / "derivatives").glob("*/"))]
-        found = [path for path in (root / subject.folder / name for root in roots) if path.is_file()]
+        derivatives = self.root / "derivatives"
+        roots = [self.root, *(derivatives / folder for folder in self._listing(derivatives).folders)]
+        folders = [root / subject.folder for root in roots]
+        found = [folder / name for folder in folders if name in self._listing(folder).files]
+        found = [path for path in found if not _leads_nowhere(path)]
         if len(found) != 1:
             raise InvalidData(
                 "brain mask",
@@ -112,60 +136,45 @@ class SourceDataset:
             ).at(self.root)
         return found[0]
 
-    def gradients(self, series: Series) -> GradientTable:
-        """The b-values and b-vectors of all runs, joined; FSL frame. Raises InvalidData."""
-        tables = [self._table(run) for run in series.runs]
-        bvals = [value for table in tables for value in table.bvals]
-        bvecs = [vector for table in tables for vector in table.bvecs]
-        return GradientTable(bvals, bvecs, b0_threshold=self.settings.b0_threshold)  # type: ignore[arg-type]
-
-    def check_headers(self, series: Series) -> None:
-        """Compare each image's header with its gradient table and with the first run's grid. Raises InvalidData."""
-        first = series.runs[0].image
-        for run in series.runs:
-            shape, _ = read_grid(run.image)
-            _require_grid_of(first, run.image, "this run")
-            if len(shape) != 4:
-                raise InvalidData("diffusion series", expected="4 dimensions", found=f"shape {shape}").at(run.image)
-            with located(run.bval):
-                count = len(parse_bvals(_text(run.bval)))
-            if shape[3] != count:
-                raise InvalidData(
-                    "gradient table",
-                    expected=f"{shape[3]} b-values, one for each volume of {run.image.name}",
-                    found=f"{count}",
-                    remedy="Image and bval do not belong together.",
-                ).at(run.bval)
-
-    def check_mask(self, mask: Path, series: Series) -> None:
-        """Compare the mask's grid with that of the series, by their headers. Raises InvalidData."""
-        _require_grid_of(series.runs[0].image, mask, "the brain mask")
-
-    def dwi_version(self, series: Series) -> str:
-        """The data version of `dwi`: all files' bytes in order, and what else decides what is read."""
-        return text_version(
-            {
-                "files": [_file_version(path) for path in series.files()],
-                "interpolated": series.interpolated,
-                "subsample": self.settings.subsample,
-                "b0_threshold": self.settings.b0_threshold,
-            }
-        )
-
-    def mask_version(self, mask: Path) -> str:
-        """The data version of `provided_mask`."""
-        return text_version({"file": _file_version(mask), "subsample": self.settings.subsample})
-
-    def relative(self, path: Path) -> str:
+    def relative(self, path: UPath) -> str:
         return path.relative_to(self.root).as_posix()
 
-    def _dwi_folders(self) -> Iterator[Path]:
-        for pattern in ("sub-*/dwi", "sub-*/ses-*/dwi"):
-            for folder in self.root.glob(pattern):
-                if any(path.name.endswith(IMAGE_SUFFIXES) for path in folder.iterdir()):
-                    yield folder
+    def _listing(self, folder: UPath) -> Listing:
+        if folder not in self._listings:
+            try:
+                self._listings[folder] = listing(folder)
+            except OSError as error:
+                raise InvalidData("folder", expected="one that can be listed", found=str(error.strerror)).at(
+                    folder
+                ) from None
+        return self._listings[folder]
 
-    def _require_own(self, names: list[str], subject: SubjectKey, folder: Path) -> None:
+    def _listed(self, folders: Mapping[str, UPath], refused: dict[str, InvalidData]) -> dict[str, Listing]:
+        """What lies in each of the folders, several at once; those that cannot be listed are added to `refused`."""
+
+        def look(folder: UPath) -> Listing | InvalidData:
+            try:
+                return self._listing(folder)
+            except InvalidData as error:
+                return error
+
+        with ThreadPoolExecutor(_LISTED_AT_ONCE, thread_name_prefix="list") as pool:
+            looked = dict(zip(folders, pool.map(look, folders.values()), strict=True))
+        refused |= {key: found for key, found in looked.items() if isinstance(found, InvalidData)}
+        return {key: found for key, found in looked.items() if isinstance(found, Listing)}
+
+    def _require_root(self) -> None:
+        if is_local(self.root):
+            there, found = self.root.is_dir(), "a file" if self.root.exists() else "nothing there"
+        else:  # in an object store a folder is no more than what lies in it
+            there, found = self._listing(self.root) != Listing(), "nothing below it"
+        if not there:
+            raise SourceError(
+                f"the source {self.root}: expected the folder of a BIDS dataset, found {found}. "
+                "Set source.url, KWNEURO_SOURCE or --source."
+            )
+
+    def _require_own(self, names: list[str], subject: SubjectKey, folder: UPath) -> None:
         """A file that strayed into another subject's folder must not become that subject's data."""
         for name in names:
             if not name.startswith(f"{subject}_"):
@@ -176,7 +185,7 @@ class SourceDataset:
             if not (run.isascii() and run.isdigit()):
                 raise InvalidData("run of an image", expected="a whole number", found=repr(run)).at(folder / name)
 
-    def _require_one_kind(self, names: list[str], folder: Path) -> None:
+    def _require_one_kind(self, names: list[str], folder: UPath) -> None:
         """Runs may be joined; series that differ in anything else only where the settings choose them."""
         kinds = {tuple((key, label) for key, label in _entities(name).items() if key != "run") for name in names}
         stems = [name.split(".")[0] for name in names]
@@ -193,86 +202,42 @@ class SourceDataset:
                 remedy="Choose with source.select, a pattern such as '*dir-AP*' ('*' joins them all).",
             ).at(folder)
 
-    def _run(self, image: Path) -> Run:
-        return Run(image, self._inherited(image, ".bval"), self._inherited(image, ".bvec"))
+    def _run(self, subject: SubjectKey, image: UPath) -> Run:
+        return Run(image, self._inherited(subject, image, ".bval"), self._inherited(subject, image, ".bvec"))
 
-    def _inherited(self, image: Path, extension: str) -> Path:
+    def _inherited(self, subject: SubjectKey, image: UPath, extension: str) -> UPath:
         """The file that applies to `image` by BIDS's inheritance principle: the nearest level above that has one."""
         wanted = _entities(image.name)
-        folder = image.parent
-        while True:
+        levels = subject.folder.split("/")
+        for depth in range(len(levels), -1, -1):
+            folder = self.root.joinpath(*levels[:depth])
             fitting = [
-                path
-                for path in folder.glob(f"*dwi{extension}")
-                if re.fullmatch(r"(.*_)?dwi", path.stem) and _entities(path.name).items() <= wanted.items()
+                name
+                for name in self._listing(folder).files
+                if re.fullmatch(rf"(.*_)?dwi{re.escape(extension)}", name) and _entities(name).items() <= wanted.items()
             ]
             if fitting:
-                most = max(len(_entities(path.name)) for path in fitting)
-                nearest = [path for path in fitting if len(_entities(path.name)) == most]
+                most = max(len(_entities(name)) for name in fitting)
+                nearest = [name for name in fitting if len(_entities(name)) == most]
                 if len(nearest) > 1:
-                    found = ", ".join(path.name for path in nearest)
-                    raise InvalidData(f"{extension} file", expected="one that applies", found=found).at(image)
-                return nearest[0]
-            if folder == self.root:
-                raise InvalidData(
-                    f"{extension} file",
-                    expected=f"{image.name.split('.')[0]}{extension} beside the image, or one above that applies to it",
-                    found="none",
-                    remedy="Export it with the image.",
-                ).at(image)
-            folder = folder.parent
-
-    def _table(self, run: Run) -> GradientTable:
-        with located(run.bval):
-            bvals = parse_bvals(_text(run.bval))
-        with located(run.bvec):
-            bvecs = parse_bvecs(_text(run.bvec), len(bvals))
-        try:
-            return GradientTable(bvals, bvecs, b0_threshold=self.settings.b0_threshold)
-        except InvalidData as error:
-            raise error.at(run.bval if error.problem == "b-values" else run.bvec) from None
+                    raise InvalidData(f"{extension} file", expected="one that applies", found=", ".join(nearest)).at(
+                        image
+                    )
+                return folder / nearest[0]
+        raise InvalidData(
+            f"{extension} file",
+            expected=f"{image.name.split('.')[0]}{extension} beside the image, or one above that applies to it",
+            found="none",
+            remedy="Export it with the image.",
+        ).at(image)
 
 
-def _require_grid_of(reference: Path, path: Path, what: str) -> None:
-    wanted, found = _grid(reference), _grid(path)
-    with located(path):
-        require_same_grid(found, wanted, what, reference.name)
-
-
-def _grid(image: Path) -> Volume:
-    """The grid of an image, with no memory for its voxels, whatever size its header tells."""
-    shape, affine = read_grid(image)
-    with located(image):
-        return Volume(np.broadcast_to(np.uint8(0), shape[:3]), affine)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii")
-    except UnicodeDecodeError:
-        raise InvalidData("text file", expected="numbers in ASCII", found="other bytes").at(path) from None
-    except OSError as error:
-        raise _unreadable(path, error) from None
+def _leads_nowhere(path: UPath) -> bool:
+    """Whether a path that was listed is a link to what is not there, as git-annex leaves before it fetches."""
+    return is_local(path) and not path.exists()
 
 
 def _entities(name: str) -> dict[str, str]:
     """The BIDS entities of a file name, in its order: `sub-01_run-2_dwi.nii.gz` has sub and run."""
     pairs = (part.split("-", 1) for part in name.split(".")[0].split("_")[:-1] if "-" in part)
     return {pair[0]: pair[1] for pair in pairs}
-
-
-def _depth(folder: Path, root: Path) -> int:
-    """How many folders lie between `root` and a dwi folder: the subject's and perhaps the session's."""
-    return len(folder.relative_to(root).parts) - 1
-
-
-def _file_version(path: Path) -> str:
-    try:
-        return file_sha256(path)
-    except OSError as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: OSError) -> InvalidData:
-    """Of one file, such as a link whose target was not fetched: no reason to stop at the other subjects."""
-    return InvalidData("file", expected="one that can be read", found=str(error.strerror)).at(path)

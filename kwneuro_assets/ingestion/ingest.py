@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from dagster import AssetObservation, DagsterInstance, MetadataValue
 
 from kwneuro_assets.imaging import InvalidData
+from kwneuro_assets.imaging.errors import located
+from kwneuro_assets.imaging.volume import require_same_grid
 from kwneuro_assets.ingestion.dataset import SourceDataset
+from kwneuro_assets.ingestion.read import look_at_dwi, look_at_mask
 from kwneuro_assets.settings import PipelineSettings
+from kwneuro_assets.storage.files import read_bytes
+from kwneuro_assets.storage.patience import AccessDenied, StorageError
 from kwneuro_assets.subjects import SubjectKey, subject_partitions
 from kwneuro_assets.versioning.records import DATA_VERSION_TAG, recorded
 
@@ -44,12 +50,14 @@ def ingest(instance: DagsterInstance, settings: PipelineSettings, only: Collecti
     """Add partitions for new subjects and observe the source assets of all, or of those in `only`.
 
     An observation is recorded only where the content is new, so that looking again changes nothing. A subject
-    whose files cannot be used is reported and stops no other. Raises SourceError where there is no dataset.
+    whose files cannot be used is reported and stops no other. Raises SourceError where there is no dataset, and
+    StorageError where it cannot be read.
     """
     dataset = SourceDataset(settings.source)
-    subjects, refused = dataset.subjects()
+    subjects, refused = dataset.subjects(only)
     known = set(instance.get_dynamic_partitions(PARTITIONS))
     report = IngestReport(quarantined={key: str(error) for key, error in refused.items()})
+    denied: dict[str, StorageError] = {}
     for subject in subjects:
         if only is not None and str(subject) not in only:
             continue
@@ -57,25 +65,42 @@ def ingest(instance: DagsterInstance, settings: PipelineSettings, only: Collecti
             observations = observe(dataset, subject, settings)
         except InvalidData as error:
             report.quarantined[str(subject)] = str(error)
-            continue
-        _take_in(instance, subject, observations, known, report)
+        except AccessDenied as error:
+            denied[str(subject)] = error
+        else:
+            _take_in(instance, subject, observations, known, report)
+    if denied:
+        _require_own_fault(dataset, report.usable, next(iter(denied.values())))
+        report.quarantined |= {key: str(error) for key, error in denied.items()}
     if only is None:
-        report.removed = sorted(known - {str(subject) for subject in subjects})
+        unseen = tuple(f"{key}_" for key in refused)  # a folder that cannot be listed hides its sessions
+        gone = known - {str(subject) for subject in subjects}
+        report.removed = sorted(key for key in gone if not f"{key}_".startswith(unseen))
     return report
 
 
 def observe(dataset: SourceDataset, subject: SubjectKey, settings: PipelineSettings) -> list[Observation]:
     """The present content of a subject's source assets. Raises InvalidData for files that cannot be used."""
     series = dataset.series(subject)
-    dataset.check_headers(series)
-    dataset.gradients(series)
-    files = tuple(dataset.relative(path) for path in series.files())
-    found = [Observation("dwi", dataset.dwi_version(series), files)]
-    if settings.brain_mask.method == "provided":
-        mask = dataset.mask(subject)
-        dataset.check_mask(mask, series)
-        found.append(Observation("provided_mask", dataset.mask_version(mask), (dataset.relative(mask),)))
+    # By its name, before anything large is read.
+    mask = dataset.mask(subject) if settings.brain_mask.method == "provided" else None
+    grid, version = look_at_dwi(dataset, series)
+    found = [Observation("dwi", version, tuple(dataset.relative(path) for path in series.files()))]
+    if mask is not None:
+        mask_grid, version = look_at_mask(dataset, mask)
+        with located(mask):
+            require_same_grid(mask_grid, grid, "the brain mask", series.runs[0].image.name)
+        found.append(Observation("provided_mask", version, (dataset.relative(mask),)))
     return found
+
+
+def _require_own_fault(dataset: SourceDataset, usable: list[str], denied: StorageError) -> None:
+    """Files that are denied are closed themselves only where the same credentials still read another's."""
+    if not usable:
+        raise denied
+    witness = dataset.series(SubjectKey.parse(usable[0]))
+    with suppress(FileNotFoundError):
+        read_bytes(witness.runs[0].bval)
 
 
 def _take_in(

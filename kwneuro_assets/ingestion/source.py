@@ -20,7 +20,7 @@ from pydantic import Field
 
 from kwneuro_assets.imaging import Dwi, InvalidData, Volume
 from kwneuro_assets.ingestion.dataset import SourceDataset, SourceError
-from kwneuro_assets.ingestion.read import read_dwi, read_mask
+from kwneuro_assets.ingestion.read import look_at_dwi, look_at_mask, read_dwi, read_mask
 from kwneuro_assets.settings import PipelineSettings, SourceSettings
 from kwneuro_assets.subjects import SubjectKey, subject_partitions
 from kwneuro_assets.versioning.records import recorded
@@ -29,7 +29,8 @@ from kwneuro_assets.versioning.records import recorded
 class SourceIOManager(ConfigurableIOManager):
     """Reads the source dataset in place, and only what was observed: it writes nothing."""
 
-    url: str = Field(description="Folder of the BIDS dataset.")
+    url: str = Field(description="Folder or URL (s3://bucket/prefix) of the BIDS dataset.")
+    anonymous: bool = Field(False, description="S3 is read without credentials.")
     select: str | None = Field(None, description="Pattern of image names that count.")
     subsample: int = Field(1, description="Every n-th voxel is read along each axis.")
     b0_threshold: float = Field(50, description="Volumes with b at or below it, s/mm^2, count as b=0.")
@@ -44,15 +45,13 @@ class SourceIOManager(ConfigurableIOManager):
         if known is None:
             raise SourceError(f"{name} of {subject} has not been observed. Look for it with: kwneuro-assets ingest")
         dataset = SourceDataset(
-            SourceSettings(url=self.url, select=self.select, subsample=self.subsample, b0_threshold=self.b0_threshold)
+            SourceSettings(**{field: getattr(self, field) for field in SourceSettings.model_fields})
         )
         value: Dwi | Volume
         if name == "dwi":
-            series = dataset.series(subject)
-            value, version = read_dwi(dataset, series), dataset.dwi_version(series)
+            value, version = read_dwi(dataset, dataset.series(subject))
         else:
-            mask = dataset.mask(subject)
-            value, version = read_mask(dataset, mask), dataset.mask_version(mask)
+            value, version = read_mask(dataset, dataset.mask(subject))
         if version != known.data_version:
             raise SourceError(
                 f"{name} of {subject} has changed since it was observed (version {version[:12]} now, "
@@ -102,6 +101,6 @@ _DESCRIPTIONS = {
     "provided_mask": "The brain mask that comes with a subject's data, read in place from the source dataset.",
 }
 _VERSIONS: dict[str, Callable[[SourceDataset, SubjectKey], str]] = {
-    "dwi": lambda dataset, subject: dataset.dwi_version(dataset.series(subject)),
-    "provided_mask": lambda dataset, subject: dataset.mask_version(dataset.mask(subject)),
+    "dwi": lambda dataset, subject: look_at_dwi(dataset, dataset.series(subject))[1],
+    "provided_mask": lambda dataset, subject: look_at_mask(dataset, dataset.mask(subject))[1],
 }

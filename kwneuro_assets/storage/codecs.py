@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from kwneuro_assets.imaging import Dwi, GradientTable, MapSet, NotApplicable, ResponseFunction, Volume
+from kwneuro_assets.imaging import (
+    Dwi,
+    GradientTable,
+    InvalidData,
+    MapSet,
+    NotApplicable,
+    Report,
+    ResponseFunction,
+    Table,
+    Volume,
+)
 from kwneuro_assets.imaging.gradients import format_bvals, format_bvecs, parse_bvals, parse_bvecs
+from kwneuro_assets.storage.files import Opened
 from kwneuro_assets.storage.names import DerivativeName
-from kwneuro_assets.storage.nifti import read_nifti, write_nifti
+from kwneuro_assets.storage.nifti import decode_grid, decode_nifti, write_nifti
+from kwneuro_assets.storage.staging import Writer
+from kwneuro_assets.storage.text import format_table, parse_table
 from kwneuro_assets.subjects import SubjectKey
 from kwneuro_assets.versioning.content import Value
 
-Writer = Callable[[IO[bytes]], object]
-IMAGE = ".nii.gz"
+IMAGE, TABLE, REPORT = ".nii.gz", ".tsv", ".html"
+_READERS = 4  # maps of one set that are read at once
 
 
 @dataclass(frozen=True)
@@ -29,68 +43,115 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Whose files are meant: the names of one derivative of one subject, and their folder."""
+class Names:
+    """The file names of one derivative of one subject."""
 
     name: DerivativeName
     subject: SubjectKey
-    folder: Path
 
-    def file(self, extension: str, param: str | None = None) -> str:
+    def __call__(self, extension: str, param: str | None = None) -> str:
         return self.name.file(self.subject, extension, param)
 
-    def image(self, param: str | None = None) -> Path:
-        return self.folder / self.file(IMAGE, param)
+
+@dataclass(frozen=True)
+class Part:
+    """What is asked of a value, everything by default: some maps of a MapSet; some volumes of a 4-D image, which
+    are a Volume even where the whole is a Dwi."""
+
+    maps: tuple[str, ...] | None = None
+    volumes: range | None = None
 
 
-def encode(value: Value, place: Place) -> Encoded:
+WHOLE = Part()
+
+
+class Files(Protocol):
+    """The files of a derivative, checked as the reader wants them to be."""
+
+    def decoded(self, name: str, decode: Callable[[Opened], Any]) -> Any:
+        """What `decode` makes of the file; raises StoreError where it is not the file that was stored."""
+
+    def header(self, name: str, decode: Callable[[Opened], Any]) -> Any:
+        """What `decode` makes of the file's start; nothing but its size is checked."""
+
+
+Grid = tuple[tuple[int, ...], NDArray[np.float64]]
+
+
+def encode(value: Value, names: Names) -> Encoded:
     """The files and sidecar content of `value`."""
-    return _CODECS[type(value).__name__][0](value, place)
+    return _CODECS[type(value).__name__][0](value, names)
 
 
-def decode(value_type: str, content: Mapping[str, Any], place: Place) -> Value:
-    """The value that the files of `place` hold. Raises InvalidData for files that are not what they were."""
-    return _CODECS[value_type][1](content, place)
+def decode(value_type: str, content: Mapping[str, Any], names: Names, files: Files, part: Part = WHOLE) -> Value:
+    """The value that `files` hold, or a part of it.
+
+    Raises StoreError for files that are not what they were, InvalidData for a part that there is not.
+    """
+    if part.maps is not None and value_type != "MapSet":
+        raise InvalidData("choice of maps", expected="a set of maps", found=f"a {value_type}")
+    if part.volumes is not None and value_type not in ("Volume", "Dwi"):
+        raise InvalidData("choice of volumes", expected="a 4-D image", found=f"a {value_type}")
+    return _CODECS[value_type][1](content, names, files, part)
 
 
-def _encode_volume(volume: Volume, place: Place) -> Encoded:
-    content = {"Names": list(volume.names)} if volume.names else {}
-    return Encoded({place.file(IMAGE): _image_writer(volume)}, content)
+def decode_image_grid(value_type: str, content: Mapping[str, Any], names: Names, files: Files) -> Grid:
+    """Shape and affine of a value's image, of the first of several maps, from the header. Raises as `decode` does."""
+    if value_type not in ("Volume", "Dwi", "MapSet"):
+        raise InvalidData("grid", expected="an image", found=f"a {value_type}")
+    param = content["Maps"][0] if value_type == "MapSet" else None
+    grid: Grid = files.header(names(IMAGE, param), decode_grid)
+    return grid
 
 
-def _decode_volume(content: Mapping[str, Any], place: Place) -> Volume:
-    volume = read_nifti(place.image())
-    return Volume(volume.array, volume.affine, tuple(content.get("Names", ())))
+def _encode_volume(volume: Volume, names: Names) -> Encoded:
+    return Encoded({names(IMAGE): _image_writer(volume)}, {"Names": list(volume.names)} if volume.names else {})
 
 
-def _encode_dwi(dwi: Dwi, place: Place) -> Encoded:
+def _decode_volume(content: Mapping[str, Any], names: Names, files: Files, part: Part) -> Volume:
+    volume = _image(files, names(IMAGE), part)
+    names_of_all = tuple(content.get("Names", ()))
+    chosen = range(len(names_of_all)) if part.volumes is None else part.volumes
+    return Volume(volume.array, volume.affine, tuple(names_of_all[index] for index in chosen if names_of_all))
+
+
+def _encode_dwi(dwi: Dwi, names: Names) -> Encoded:
     return Encoded(
         {
-            place.file(IMAGE): _image_writer(dwi.volume),
-            place.file(".bval"): _text_writer(format_bvals(dwi.gradients)),
-            place.file(".bvec"): _text_writer(format_bvecs(dwi.gradients)),
+            names(IMAGE): _image_writer(dwi.volume),
+            names(".bval"): _text_writer(format_bvals(dwi.gradients)),
+            names(".bvec"): _text_writer(format_bvecs(dwi.gradients)),
         },
         {"B0Threshold": dwi.gradients.b0_threshold, "Interpolated": dwi.interpolated},
     )
 
 
-def _decode_dwi(content: Mapping[str, Any], place: Place) -> Dwi:
-    bvals = parse_bvals((place.folder / place.file(".bval")).read_text())
-    bvecs = parse_bvecs((place.folder / place.file(".bvec")).read_text(), len(bvals))
-    table = GradientTable(bvals, bvecs, b0_threshold=content["B0Threshold"])
-    return Dwi(read_nifti(place.image()), table, interpolated=content["Interpolated"])
+def _decode_dwi(content: Mapping[str, Any], names: Names, files: Files, part: Part) -> Dwi | Volume:
+    image = _image(files, names(IMAGE), part)
+    if part.volumes is not None:  # a series needs its b=0
+        return image
+    bvals = parse_bvals(_text(files, names(".bval")))
+    bvecs = parse_bvecs(_text(files, names(".bvec")), len(bvals))
+    return Dwi(image, GradientTable(bvals, bvecs, b0_threshold=content["B0Threshold"]), content["Interpolated"])
 
 
-def _encode_maps(maps: MapSet, place: Place) -> Encoded:
-    files = {place.file(IMAGE, name): _image_writer(volume) for name, volume in maps.items()}
+def _encode_maps(maps: MapSet, names: Names) -> Encoded:
+    files = {names(IMAGE, name): _image_writer(volume) for name, volume in maps.items()}
     return Encoded(files, {"Maps": list(maps)})
 
 
-def _decode_maps(content: Mapping[str, Any], place: Place) -> MapSet:
-    return MapSet({name: read_nifti(place.image(name)) for name in content["Maps"]})
+def _decode_maps(content: Mapping[str, Any], names: Names, files: Files, part: Part) -> MapSet:
+    known = content["Maps"]
+    wanted = known if part.maps is None else part.maps
+    missing = [name for name in wanted if name not in known]
+    if missing or not wanted:
+        raise InvalidData("choice of maps", expected=f"some of {', '.join(known)}", found=", ".join(missing) or "none")
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="maps") as pool:
+        images = pool.map(lambda name: _image(files, names(IMAGE, name), WHOLE), wanted)
+        return MapSet(dict(zip(wanted, images, strict=True)))
 
 
-def _encode_response(response: ResponseFunction, place: Place) -> Encoded:
+def _encode_response(response: ResponseFunction, names: Names) -> Encoded:
     return Encoded(
         content={
             "Coefficients": response.coefficients.tolist(),
@@ -101,16 +162,42 @@ def _encode_response(response: ResponseFunction, place: Place) -> Encoded:
     )
 
 
-def _decode_response(content: Mapping[str, Any], place: Place) -> ResponseFunction:
+def _decode_response(content: Mapping[str, Any], names: Names, files: Files, part: Part) -> ResponseFunction:
     return ResponseFunction(np.array(content["Coefficients"]), content["BValue"], content["Voxels"])
 
 
-def _encode_not_applicable(value: NotApplicable, place: Place) -> Encoded:
+def _encode_table(table: Table, names: Names) -> Encoded:
+    return Encoded({names(TABLE): _text_writer(format_table(table))}, {"Columns": dict(table.kinds)})
+
+
+def _decode_table(content: Mapping[str, Any], names: Names, files: Files, part: Part) -> Table:
+    return parse_table(_text(files, names(TABLE)), content["Columns"])
+
+
+def _encode_report(report: Report, names: Names) -> Encoded:
+    return Encoded({names(REPORT): _text_writer(report.html)})
+
+
+def _decode_report(content: Mapping[str, Any], names: Names, files: Files, part: Part) -> Report:
+    return Report(_text(files, names(REPORT)))
+
+
+def _encode_not_applicable(value: NotApplicable, names: Names) -> Encoded:
     return Encoded(content={"Reason": value.reason})
 
 
-def _decode_not_applicable(content: Mapping[str, Any], place: Place) -> NotApplicable:
+def _decode_not_applicable(content: Mapping[str, Any], names: Names, files: Files, part: Part) -> NotApplicable:
     return NotApplicable(content["Reason"])
+
+
+def _image(files: Files, name: str, part: Part) -> Volume:
+    volume: Volume = files.decoded(name, lambda file: decode_nifti(file, part.volumes))
+    return volume
+
+
+def _text(files: Files, name: str) -> str:
+    text: str = files.decoded(name, lambda file: file.stream.read().decode())
+    return text
 
 
 def _image_writer(volume: Volume) -> Writer:
@@ -121,10 +208,14 @@ def _text_writer(text: str) -> Writer:
     return lambda file: file.write(text.encode())
 
 
-_CODECS: dict[str, tuple[Callable[[Any, Place], Encoded], Callable[[Mapping[str, Any], Place], Value]]] = {
+_Encoder = Callable[[Any, Names], Encoded]
+_Decoder = Callable[[Mapping[str, Any], Names, Files, Part], Value]
+_CODECS: dict[str, tuple[_Encoder, _Decoder]] = {
     "Volume": (_encode_volume, _decode_volume),
     "Dwi": (_encode_dwi, _decode_dwi),
     "MapSet": (_encode_maps, _decode_maps),
     "ResponseFunction": (_encode_response, _decode_response),
+    "Table": (_encode_table, _decode_table),
+    "Report": (_encode_report, _decode_report),
     "NotApplicable": (_encode_not_applicable, _decode_not_applicable),
 }

@@ -32,15 +32,19 @@ class DerivativeIOManager(ConfigurableIOManager):
     follow; they are immutable and are known by their data version.
     """
 
-    url: str = Field(description="Folder of the derivatives dataset.")
+    url: str = Field(description="Folder or URL (s3://bucket/prefix) of the derivatives dataset.")
     source_url: str = Field("", description="The dataset that they are derived from, named in their description.")
+    verify: str = Field("always", description="When files are compared with their checksums: always, first or never.")
     cache_gb: float = Field(2.0, description="Values kept in memory for later steps of a run, in GB.")
 
+    _store: DerivativeStore | None = PrivateAttr(default=None)
     _kept: OrderedDict[tuple[str, str, str], Value] = PrivateAttr(default_factory=OrderedDict)
 
     @property
     def store(self) -> DerivativeStore:
-        return DerivativeStore(self.url, self.source_url)
+        if self._store is None:
+            self._store = DerivativeStore(self.url, self.source_url, self.verify)  # type: ignore[arg-type]
+        return self._store
 
     def handle_output(self, context: OutputContext, obj: Made) -> None:
         asset, subject = context.asset_key.to_user_string(), SubjectKey.parse(context.partition_key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -27,6 +28,12 @@ class DerivativeName:
     def sidecar(self, subject: SubjectKey) -> PurePosixPath:
         """The sidecar's path below the store."""
         return PurePosixPath(subject.folder) / f"{self.stem(subject)}.json"
+
+    def owns(self, subject: SubjectKey, file: str) -> bool:
+        """Whether `file` is, or once was, one of its files, whatever its value type and maps."""
+        param = r"(_param-[a-zA-Z0-9]+)?"
+        shared = f"{re.escape(f'{subject}_{self.entities}')}{param}_{self.suffix}"
+        return re.fullmatch(rf"{shared}(_figure\.png|\.nii\.gz|\.bval|\.bvec|\.json|\.tsv|\.html)", file) is not None
 
     def figure(self, subject: SubjectKey) -> str:
         return f"{self.stem(subject)}_figure.png"

@@ -18,13 +18,17 @@ import nibabel as nib
 import numpy as np
 from isal import igzip, isal_zlib
 from numpy.typing import NDArray
+from upath import UPath
 
 from kwneuro_assets.imaging import InvalidData, Volume
+from kwneuro_assets.storage.files import Opened, opened
 
 COMPRESSION_LEVEL = 1  # isal's levels 2 and 3 take longer and gain under 3 % on float32 images
 SCANNER_FRAME = 1  # NIFTI_XFORM_SCANNER_ANAT
+_BUFFER = 1 << 20  # bytes
 _GZIP_MAGIC = b"\x1f\x8b"
 _MOST_EXPANSION = 1032  # deflate's own limit: 258 bytes out of two bits (zlib's technical details)
+_UNSCALED = (1.0, 0.0)
 _HEADER_BYTES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 # isal types its exception class as an instance.
 _BROKEN_STREAM: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error, isal_zlib.IsalError)  # type: ignore[assignment]
@@ -47,65 +51,77 @@ def write_nifti(file: IO[bytes], volume: Volume) -> None:
         stream.write(header.binaryblock)
         stream.write(b"\0" * (header.single_vox_offset - len(header.binaryblock)))
         for part in _last_axis(volume.array):
-            stream.write(np.asfortranarray(part).tobytes(order="F"))
+            # Flat in NIfTI's order: a view where the array is in that order, as those that are read or made here are.
+            stream.write(part.ravel(order="F").data)
 
 
-def read_nifti(path: Path) -> Volume:
+def read_nifti(path: Path | UPath, volumes: range | None = None) -> Volume:
     """The image of a .nii or .nii.gz file: float32 with its scaling applied, or uint8 where unscaled uint8.
 
+    `volumes` chooses along the last axis of a 4-D image; what lies behind the last of them is not decompressed.
     Raises InvalidData, naming the file, for all that is not a whole and consistent NIfTI image.
     """
-    with _named(path):
-        with _decompressed(path) as stream:
-            header = _read_header(stream)
-            affine = _world_affine(header)
-            array = _read_voxels(stream, header, _most_content(path))
-            while stream.read(1 << 20):  # to the end, where gzip keeps its checksum
+    with _named(str(path)), opened(path) as file:
+        return decode_nifti(file, volumes)
+
+
+def read_grid(path: Path | UPath) -> tuple[tuple[int, ...], NDArray[np.float64]]:
+    """Shape and affine from the header alone. Raises InvalidData as `read_nifti` does."""
+    with _named(str(path)), opened(path) as file:
+        return decode_grid(file)
+
+
+def decode_nifti(file: Opened, volumes: range | None = None) -> Volume:
+    """As `read_nifti`, of a file that is open."""
+    with _named(file.where), _decompressed(file) as (stream, most):
+        header = _read_header(stream)
+        affine = _world_affine(header)
+        array = _read_voxels(stream, header, most, volumes)
+        if volumes is None:
+            while stream.read(_BUFFER):  # to the end, where gzip keeps its checksum
                 pass
         return Volume(array, affine)
 
 
-def read_grid(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
-    """Shape and affine from the header alone. Raises InvalidData as `read_nifti` does."""
-    with _named(path):
-        with _decompressed(path) as stream:
-            header = _read_header(stream)
+def decode_grid(file: Opened) -> tuple[tuple[int, ...], NDArray[np.float64]]:
+    """As `read_grid`, of a file that is open."""
+    with _named(file.where), _decompressed(file) as (stream, _):
+        header = _read_header(stream)
         return tuple(int(size) for size in header.get_data_shape()), _world_affine(header)
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _named(where: str) -> Iterator[None]:
     """Whatever is wrong with the file becomes one error that names it."""
     try:
         yield
     except InvalidData as error:
-        raise error.at(path) from None
+        raise error.at(where) from None
     except _BROKEN_STREAM as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk's, not gzip's
             raise InvalidData(
-                "image", expected="a file that can be read", found=f"{error.strerror}", where=str(path)
+                "image", expected="a file that can be read", found=f"{error.strerror}", where=where
             ) from None
         raise InvalidData(
             "compressed image",
             expected="a whole gzip stream",
             found=f"a broken one ({error})",
             remedy="Copy it again from where it came.",
-            where=str(path),
+            where=where,
         ) from None
 
 
 @contextmanager
-def _decompressed(path: Path) -> Iterator[IO[bytes]]:
-    with path.open("rb") as file:
-        magic = file.read(2)
-        if not magic:
-            raise InvalidData("image", expected="a NIfTI file", found="an empty file")
-        file.seek(0)
-        if magic == _GZIP_MAGIC:
-            with igzip.IGzipFile(fileobj=file, mode="rb") as stream:
-                yield io.BufferedReader(stream, 1 << 20)
-        else:
-            yield file
+def _decompressed(file: Opened) -> Iterator[tuple[io.BufferedReader, int]]:
+    """The content of the file, and the most bytes that it can hold."""
+    start = file.stream.peek(2)[:2]
+    if not start:
+        raise InvalidData("image", expected="a NIfTI file", found="an empty file")
+    if start == _GZIP_MAGIC:
+        with igzip.IGzipFile(fileobj=file.stream, mode="rb") as stream:
+            yield io.BufferedReader(stream, _BUFFER), file.size * _MOST_EXPANSION
+    else:
+        yield file.stream, file.size
 
 
 def _read_header(stream: IO[bytes]) -> Any:
@@ -174,14 +190,7 @@ def _half_a_voxel(affine: NDArray[Any]) -> float:
     return float(np.linalg.norm(affine[:3, :3], axis=0).min()) / 2
 
 
-def _most_content(path: Path) -> int:
-    """The most bytes that a file can hold, decompressed."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        return size * _MOST_EXPANSION if file.read(2) == _GZIP_MAGIC else size
-
-
-def _read_voxels(stream: IO[bytes], header: Any, most: int) -> NDArray[Any]:
+def _read_voxels(stream: io.BufferedReader, header: Any, most: int, volumes: range | None) -> NDArray[Any]:
     shape = tuple(int(size) for size in header.get_data_shape())
     stored = header.get_data_dtype()
     if stored.kind not in "iuf":
@@ -191,26 +200,43 @@ def _read_voxels(stream: IO[bytes], header: Any, most: int) -> NDArray[Any]:
     if header["vox_offset"] + whole > most:
         raise _broken_promise(shape, whole, f"at most {most} in the whole file")
     stream.read(max(int(header["vox_offset"]) - int(header["sizeof_hdr"]), 0))
-    slope, intercept = _scaling(header)
-    scaled = (slope, intercept) != (1.0, 0.0)
-    kept = np.dtype(np.uint8) if stored == np.uint8 and not scaled else np.dtype(np.float32)
-    array = np.empty(shape, kept, order="F")
-    for index, part in enumerate(_last_axis(array)):
-        wanted = part.size * stored.itemsize
-        block = stream.read(wanted)
-        if len(block) < wanted:
-            raise _broken_promise(shape, whole, f"{index * wanted + len(block)}")
-        values = np.frombuffer(block, stored).reshape(part.shape, order="F")
-        # What overflows float32 is infinite, and refused here or by Volume.
-        with np.errstate(over="ignore", invalid="ignore"):
-            part[...] = values.astype(np.float64) * slope + intercept if scaled else values
-        if scaled and stored.kind in "iu" and not np.isfinite(part).all():
-            raise InvalidData(
-                "scaling of the voxels",
-                expected="a slope and an intercept whose results fit float32",
-                found=f"scl_slope {slope:g} and scl_inter {intercept:g}, which overflow",
-            )
+    scaling = _scaling(header)
+    kept = np.dtype(np.uint8) if stored == np.uint8 and scaling == _UNSCALED else np.dtype(np.float32)
+    chosen = range(shape[-1]) if volumes is None else _require_volumes(volumes, shape)
+    array = np.empty((*shape[:-1], len(chosen)), kept, order="F")
+    wanted = math.prod(shape[:-1]) * stored.itemsize
+    block = np.empty(wanted, np.uint8)
+    for index in range(chosen[-1] + 1):
+        part = array[..., chosen.index(index)] if index in chosen else None
+        # Straight into the array where its type is that of the file.
+        straight = part is not None and stored == kept and scaling == _UNSCALED
+        target = part.ravel(order="F").view(np.uint8) if straight and part is not None else block
+        count = stream.readinto(target.data)
+        if count < wanted:
+            raise _broken_promise(shape, whole, f"{index * wanted + count}")
+        if part is not None and not straight:
+            _convert(block.view(stored).reshape(part.shape, order="F"), part, scaling)
     return array
+
+
+def _convert(values: NDArray[Any], part: NDArray[Any], scaling: tuple[float, float]) -> None:
+    """Write the file's numbers as ours; `scaling` is slope and intercept."""
+    slope, intercept = scaling
+    # What overflows float32 is infinite, and refused here or by Volume.
+    with np.errstate(over="ignore", invalid="ignore"):
+        part[...] = values if scaling == _UNSCALED else values.astype(np.float64) * slope + intercept
+    if scaling != _UNSCALED and values.dtype.kind in "iu" and not np.isfinite(part).all():
+        raise InvalidData(
+            "scaling of the voxels",
+            expected="a slope and an intercept whose results fit float32",
+            found=f"scl_slope {slope:g} and scl_inter {intercept:g}, which overflow",
+        )
+
+
+def _require_volumes(volumes: range, shape: tuple[int, ...]) -> range:
+    if len(shape) != 4 or not volumes or min(volumes) < 0 or max(volumes) >= shape[3]:
+        raise InvalidData("choice of volumes", expected="some of a 4-D image", found=f"{volumes} of shape {shape}")
+    return range(min(volumes), max(volumes) + 1, abs(volumes.step))
 
 
 def _broken_promise(shape: tuple[int, ...], promised: int, found: str) -> InvalidData:
@@ -225,7 +251,7 @@ def _broken_promise(shape: tuple[int, ...], promised: int, found: str) -> Invali
 def _scaling(header: Any) -> tuple[float, float]:
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or np.isnan(slope):  # NIfTI: a slope of zero is none; some writers leave NaN for it
-        return 1.0, 0.0
+        return _UNSCALED
     if not np.isfinite([slope, intercept]).all():
         raise InvalidData(
             "scaling of the voxels", expected="finite numbers", found=f"scl_slope {slope}, scl_inter {intercept}"

@@ -1,152 +1,283 @@
-"""The store: a folder that is a valid BIDS derivatives dataset, written so that nothing half-made is ever read.
+"""The store: a valid BIDS derivatives dataset, local or remote, written so that nothing half-made is ever read.
 
-A derivative is committed by its sidecar. All files are first written under temporary names; only when all of
-them are safe on disk is the old sidecar removed, are the files renamed, and is the new sidecar put in place,
-last. Whatever interrupts this, a sidecar that exists describes whole files, and a failure while writing
-(a full disk) leaves what stood before.
+A derivative is committed by its sidecar, which holds size and sha256 of each file. All files are first written
+unseen; only when all of them are safe is the old sidecar removed, are the files put in place, and is the new
+sidecar, last. Whatever interrupts this, a sidecar that exists describes whole files; a failure while writing (a full
+disk, a lost connection) leaves what stood before.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
-import os
-import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Literal
 
-from kwneuro_assets.errors import ActionableError
-from kwneuro_assets.storage.codecs import Place, Writer, decode, encode
+from upath import UPath
+
+from kwneuro_assets.storage.codecs import WHOLE, Grid, Names, Part, decode, decode_image_grid, encode
+from kwneuro_assets.storage.files import Opened, digested, drain, listing, opened, read_bytes
+from kwneuro_assets.storage.location import is_local, location
 from kwneuro_assets.storage.names import NAMES
+from kwneuro_assets.storage.patience import StorageError
 from kwneuro_assets.storage.sidecar import Provenance, Sidecar, StoredFile
+from kwneuro_assets.storage.staging import Stage, Writer, staged, write_whole
 from kwneuro_assets.subjects import SubjectKey
-from kwneuro_assets.versioning.content import Value, file_sha256
+from kwneuro_assets.versioning.content import Value
 
+Verify = Literal["always", "first", "never"]
+
+FORMAT = 1  # of names, sidecars and their meaning; raised with a change that earlier versions would misread
 BIDS_VERSION = "1.10.0"
 GENERATOR = "kwneuro-assets"
-# What BIDS has no name for yet (BEP 16), or forbids beside a derived image.
-_BIDSIGNORE = (
-    "*_dwimap.*\n*_dwiref.*\n*_response.json\n*_figure.png\n*_desc-*_dwi.bval\n*_desc-*_dwi.bvec\n*_mask.json\n"
-)
+DESCRIPTION = "dataset_description.json"
+# What BIDS has no name for yet (BEP 16), or forbids beside a derived image. One asterisk before the name in a line: the
+# validator's own matching goes wrong with more.
+_BIDSIGNORE = "*_dwimap.*\n*_dwiref.*\n*_response.json\n*_figure.png\n*_dwi.bval\n*_dwi.bvec\n*_mask.json\n"
+_README = """\
+# Derivatives of diffusion MRI
+
+Made by kwneuro-assets. Each derivative has a JSON sidecar that says what it is, how it was made (parameters, versions
+of the code and of its inputs), and the size and sha256 of its files; a file that no sidecar names is not a result.
+Everything directional is in the world frame, scanner RAS+. Figures (`*_figure.png`) show the derivatives beside them.
+"""
+_READS = 3  # of a remote file that comes with other bytes than were stored: a network may have changed them
+_WRITERS = 4  # files of one derivative that are compressed and sent at once
+
+_verified: set[tuple[str, str]] = set()  # paths and digests of files that this process has verified
 
 
-class StoreError(ActionableError):
+class StoreError(StorageError):
     """The store cannot be used, or what it holds is not what its sidecar says; says which file and what to do."""
 
 
-class DerivativeStore:
-    """The derivatives below `root`, by asset and subject."""
+class Damaged(StoreError):
+    """A file is not the one that its sidecar describes."""
 
-    def __init__(self, root: Path | str, source_url: str = "") -> None:
-        self.root = Path(root).expanduser().absolute()
+
+class DerivativeStore:
+    """The derivatives below `url`, by asset and subject: a folder, `s3://bucket/prefix`, or another URL of fsspec's.
+
+    `source_url` is the dataset that they are derived from, named in their description. `verify` says when a file is
+    compared with its checksum on reading: always, the first time in this process, or never (its size always is).
+    Raises StorageError for a URL that cannot be one.
+    """
+
+    def __init__(self, url: Path | str, source_url: str = "", verify: Verify = "always") -> None:
+        self.root = location(url)
+        self.verify = verify
         self._source_url = source_url
+        self._is_own: bool | None = None
 
     def sidecar(self, asset: str, subject: SubjectKey) -> Sidecar | None:
         """The sidecar of a derivative, None where it is not in the store. Raises StoreError for one that is broken."""
-        path = self._place(asset, subject).folder / NAMES[asset].sidecar(subject).name
+        self._require_own()
+        path = self._sidecar_path(asset, subject)
         try:
-            return Sidecar.from_json(path.read_text(encoding="utf-8"))
+            return Sidecar.from_json(read_bytes(path).decode())
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{path}: is not a sidecar of this store ({error}). {_remake(asset, subject)}") from None
+            raise Damaged(f"{path}: is not a sidecar of this store ({error}). {_remake(asset, subject)}") from None
 
-    def read(self, asset: str, subject: SubjectKey) -> tuple[Value, Sidecar]:
-        """A derivative and its sidecar, after comparing every file with its checksum.
+    def read(self, asset: str, subject: SubjectKey, part: Part = WHOLE) -> tuple[Value, Sidecar]:
+        """A derivative, or a part of it, and its sidecar; each file that is read is checked as `verify` says.
 
-        Raises StoreError where it is missing or where a file is not the one that was stored.
+        Raises StoreError where it is missing or where a file is not the one that was stored, and InvalidData for a
+        part that there is not.
         """
-        sidecar = self.sidecar(asset, subject)
-        if sidecar is None:
-            raise StoreError(f"{asset} of {subject} is not in the store {self.root}. {_remake(asset, subject)}")
-        place = self._place(asset, subject)
-        for name, stored in sidecar.files.items():
-            _verify(place.folder / name, stored, _remake(asset, subject))
-        return decode(sidecar.value_type, sidecar.content, place), sidecar
+
+        def value(sidecar: Sidecar) -> Value:
+            files = _CheckedFiles(self._folder(subject), sidecar.files, self.verify, _remake(asset, subject))
+            return decode(sidecar.value_type, sidecar.content, Names(NAMES[asset], subject), files, part)
+
+        return self._steadily(asset, subject, value)
+
+    def grid(self, asset: str, subject: SubjectKey) -> Grid:
+        """Shape and affine of a derivative's image (of the first of its maps), from the header alone.
+
+        Raises StoreError where it is missing, InvalidData where it is no image.
+        """
+
+        def grid(sidecar: Sidecar) -> Grid:
+            files = _CheckedFiles(self._folder(subject), sidecar.files, self.verify, _remake(asset, subject))
+            return decode_image_grid(sidecar.value_type, sidecar.content, Names(NAMES[asset], subject), files)
+
+        return self._steadily(asset, subject, grid)[0]
+
+    def check(self, asset: str, subject: SubjectKey) -> Sidecar:
+        """Compare every file of a derivative with its checksum. Raises StoreError as `read` does."""
+
+        def check(sidecar: Sidecar) -> None:
+            files = _CheckedFiles(self._folder(subject), sidecar.files, "always", _remake(asset, subject))
+            for name in sidecar.files:
+                files.decoded(name, drain)
+
+        return self._steadily(asset, subject, check)[1]
+
+    def subjects(self) -> list[SubjectKey]:
+        """The keys of all that have a folder in the store, sorted. Raises StoreError."""
+        self._require_own()
+        found = []
+        for name in listing(self.root).folders:
+            if not name.startswith("sub-"):
+                continue
+            inside = listing(self.root / name).folders
+            keys = [f"{name}_{session}" for session in inside if session.startswith("ses-")]
+            found += [SubjectKey.parse(key) for key in [*([name] if "dwi" in inside else []), *keys]]
+        return sorted(found, key=str)
+
+    def assets(self, subject: SubjectKey) -> list[str]:
+        """The derivatives of a subject that are in the store: those with a sidecar. Raises StoreError."""
+        self._require_own()
+        present = listing(self._folder(subject)).files
+        return [asset for asset in NAMES if NAMES[asset].sidecar(subject).name in present]
 
     def write(
         self, asset: str, subject: SubjectKey, value: Value, provenance: Provenance, figure: bytes | None = None
     ) -> Sidecar:
         """Store a derivative, replacing the one before it, and return its sidecar. Raises StoreError."""
-        place = self._place(asset, subject)
-        encoded = encode(value, place)
+        encoded = encode(value, Names(NAMES[asset], subject))
         writers: dict[str, Writer] = dict(encoded.files)
         if figure is not None:
             writers[NAMES[asset].figure(subject)] = lambda file: file.write(figure)
-        sidecar_name = NAMES[asset].sidecar(subject).name
-        with self._clear_errors():
-            self.root.mkdir(parents=True, exist_ok=True)
-            self._describe_dataset()
-            place.folder.mkdir(parents=True, exist_ok=True)
-            with _staged(place.folder) as stage:
-                files = {name: stage.write(name, writer) for name, writer in writers.items()}
-                sidecar = Sidecar(type(value).__name__, provenance, files, encoded.content)
-                stage.write(sidecar_name, lambda file: file.write(sidecar.to_json().encode()))
-                before = self._files_before(asset, subject)
-                (place.folder / sidecar_name).unlink(missing_ok=True)
-                stage.commit([*writers, sidecar_name])
-                for name in before - set(files):
-                    (place.folder / name).unlink(missing_ok=True)
+        with self._writing(asset, subject) as stage:
+            files = _write_all(stage, writers)
+            sidecar = Sidecar(type(value).__name__, provenance, files, encoded.content)
+            self._commit(stage, asset, subject, sidecar)
         return sidecar
 
-    def path(self, asset: str, subject: SubjectKey) -> Path:
+    def export(self, asset: str, subject: SubjectKey, target: DerivativeStore) -> Sidecar:
+        """Copy a derivative, checked on the way, to another store. Raises StoreError, and leaves no part there."""
+
+        def copy(sidecar: Sidecar) -> None:
+            files = _CheckedFiles(self._folder(subject), sidecar.files, "always", _remake(asset, subject))
+            writers = {name: _copier(files, name) for name in sidecar.files}
+            with target._writing(asset, subject) as stage:
+                _write_all(stage, writers)
+                target._commit(stage, asset, subject, sidecar)
+
+        return self._steadily(asset, subject, copy)[1]
+
+    def path(self, asset: str, subject: SubjectKey) -> UPath:
         """The first file of a derivative that stands in the store, or its sidecar."""
-        place = self._place(asset, subject)
         sidecar = self.sidecar(asset, subject)
         name = next(iter(sidecar.files), None) if sidecar else None
-        return place.folder / (name or NAMES[asset].sidecar(subject).name)
+        return self._folder(subject) / name if name else self._sidecar_path(asset, subject)
 
-    def _place(self, asset: str, subject: SubjectKey) -> Place:
-        return Place(NAMES[asset], subject, self.root / subject.folder)
+    def _folder(self, subject: SubjectKey) -> UPath:
+        return self.root / subject.folder
 
-    def _files_before(self, asset: str, subject: SubjectKey) -> set[str]:
+    def _sidecar_path(self, asset: str, subject: SubjectKey) -> UPath:
+        return self._folder(subject) / NAMES[asset].sidecar(subject).name
+
+    def _steadily(self, asset: str, subject: SubjectKey, use: Callable[[Sidecar], Any]) -> tuple[Any, Sidecar]:
+        """What `use` makes of the sidecar; again where another process replaced the derivative meanwhile, or where a
+        network may have changed what was read."""
+        tries = 0
+        while True:
+            sidecar = self.sidecar(asset, subject)
+            if sidecar is None:
+                raise StoreError(f"{asset} of {subject} is not in the store {self.root}. {_remake(asset, subject)}")
+            try:
+                return use(sidecar), sidecar
+            except Damaged:
+                tries += 1
+                again = not is_local(self.root) and tries < _READS
+                if not again and self.sidecar(asset, subject) == sidecar:
+                    raise
+
+    @contextmanager
+    def _writing(self, asset: str, subject: SubjectKey) -> Iterator[Stage]:
+        name = NAMES[asset]
+        with self._clear_errors():
+            self._describe_dataset()
+            mark = name.sidecar(subject).name
+            with staged(self._folder(subject), mark, lambda file: name.owns(subject, file)) as stage:
+                yield stage
+
+    def _commit(self, stage: Stage, asset: str, subject: SubjectKey, sidecar: Sidecar) -> None:
+        mark = NAMES[asset].sidecar(subject).name
+        stage.write(mark, lambda file: file.write(sidecar.to_json().encode()))
+        stage.require_alone()
+        # Files that are replaced by the same bytes are whole at every moment, and so their sidecar may stay.
+        if self._files_before(asset, subject) != sidecar.files:
+            stage.remove(mark)
+        for name in sidecar.files:
+            stage.commit(name)
+        stage.require_alone()
+        stage.commit(mark)
+        present = listing(self._folder(subject)).files
+        for name in present:
+            if name not in sidecar.files and name != mark and NAMES[asset].owns(subject, name):
+                stage.remove(name)
+
+    def _files_before(self, asset: str, subject: SubjectKey) -> Mapping[str, StoredFile] | None:
         try:
             before = self.sidecar(asset, subject)
         except StoreError:
-            return set()
-        return set(before.files) if before else set()
+            return None
+        return before.files if before else None
 
     def _describe_dataset(self) -> None:
         from kwneuro_assets import __version__
 
+        self._require_own()
+        links = {"source": self._source_url} if self._source_url else {}
         description = {
             "Name": "kwneuro-assets derivatives",
             "BIDSVersion": BIDS_VERSION,
             "DatasetType": "derivative",
             "GeneratedBy": [{"Name": GENERATOR, "Version": __version__}],
-            "SourceDatasets": [{"URL": self._source_url}] if self._source_url else [],
-            "DatasetLinks": {"source": self._source_url} if self._source_url else {},
+            "SourceDatasets": [{"URL": url} for url in links.values()],
+            "DatasetLinks": links,
+            "StoreFormat": FORMAT,
         }
         wanted = {
-            "dataset_description.json": json.dumps(description, indent=2) + "\n",
+            DESCRIPTION: json.dumps(description, indent=2) + "\n",
             ".bidsignore": _BIDSIGNORE,
+            "README.md": _README,
         }
-        self._require_own()
         for name, text in wanted.items():
-            path = self.root / name
-            before = path.read_text(encoding="utf-8") if path.exists() else None
-            if before != text:
-                with _staged(self.root) as stage:
-                    stage.write(name, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
-                    stage.commit([name])
+            if self._content(name) != text.encode():
+                write_whole(self.root / name, text.encode())
 
     def _require_own(self) -> None:
-        """The source named as the store by mistake would lose its description and get our files among its own."""
-        path = self.root / "dataset_description.json"
-        if not path.exists():
+        """Raise StoreError where the root is another dataset, or a store of a later format.
+
+        The source named as the store by mistake would lose its description and get our files among its own.
+        """
+        if self._is_own:
+            return
+        content = self._content(DESCRIPTION)
+        if content is None:
             return
         try:
-            tree = json.loads(path.read_text(encoding="utf-8"))
+            tree = json.loads(content)
             own = tree["DatasetType"] == "derivative" and tree["GeneratedBy"][0]["Name"] == GENERATOR
+            found = int(tree.get("StoreFormat", FORMAT))
         except (ValueError, KeyError, IndexError, TypeError):
-            own = False
+            own, found = False, FORMAT
         if not own:
             raise StoreError(
-                f"the store {self.root} is another dataset, by its {path.name}: expected a folder of its own"
+                f"the store {self.root} is another dataset, by its {DESCRIPTION}: expected a folder of its own"
             )
+        if found > FORMAT:
+            raise StoreError(
+                f"the store {self.root} has format {found}; this version reads and writes up to {FORMAT}: "
+                "upgrade kwneuro-assets"
+            )
+        self._is_own = True
+
+    def _content(self, name: str) -> bytes | None:
+        """A small file of the root; None where there is none."""
+        try:
+            return read_bytes(self.root / name)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     @contextmanager
     def _clear_errors(self) -> Iterator[None]:
@@ -168,75 +299,77 @@ class DerivativeStore:
             raise StoreError(f"the store {self.root} {reason}{where}") from None
 
 
-class _Stage:
-    """Files of one folder under temporary names, until they are committed together."""
+class _CheckedFiles:
+    """The files of one derivative, compared with what its sidecar says of them while they are read."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: UPath, stored: Mapping[str, StoredFile], verify: Verify, remedy: str) -> None:
         self._folder = folder
-        self._token = secrets.token_hex(6)
-        self._temporary: dict[str, Path] = {}
+        self._stored = stored
+        self._verify = verify
+        self._remedy = remedy
 
-    def write(self, name: str, writer: Writer) -> StoredFile:
-        path = self._folder / f".{name}.{self._token}.tmp"
-        self._temporary[name] = path
-        with path.open("wb") as file:
-            counted = _HashingFile(file)
-            writer(counted)  # type: ignore[arg-type]  # a write-only stream is all a writer needs
-            file.flush()
-            os.fsync(file.fileno())
-        return StoredFile(counted.size, counted.digest.hexdigest())
+    def decoded(self, name: str, decode: Callable[[Opened], Any]) -> Any:
+        """What `decode` makes of the file. Raises Damaged."""
+        known = (str(self._folder / name), self._stored[name].sha256)
+        if self._verify == "never" or (self._verify == "first" and known in _verified):
+            return self.header(name, decode)
+        with self._opened(name) as file, digested(file) as (read, digest):
+            error: Exception | None = None
+            try:
+                value = decode(read)
+            except StorageError:
+                raise
+            except Exception as caught:  # damage explains it, if there is any
+                error = caught
+            drain(read)
+            sha256 = digest.close()
+            if sha256 != known[1]:
+                raise self._damaged(name, digest.size, sha256)
+            if error is not None:
+                raise error
+        _verified.add(known)
+        return value
 
-    def commit(self, names: list[str]) -> None:
-        """Rename in this order; the last is the commit mark."""
-        for name in names:
-            self._temporary.pop(name).replace(self._folder / name)
-        descriptor = os.open(self._folder, os.O_RDONLY)
+    def header(self, name: str, decode: Callable[[Opened], Any]) -> Any:
+        """What `decode` makes of the file, which is checked by its size alone. Raises Damaged."""
+        with self._opened(name) as file:
+            return decode(file)
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[Opened]:
+        if name not in self._stored:
+            raise Damaged(f"{self._folder / name}: its sidecar does not name it. {self._remedy}")
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            with opened(self._folder / name) as file:
+                if file.size != self._stored[name].size:
+                    raise self._damaged(name, file.size)
+                yield file
+        except FileNotFoundError:
+            raise Damaged(f"{self._folder / name}: its sidecar names it, but it is missing. {self._remedy}") from None
 
-    def discard(self) -> None:
-        for path in self._temporary.values():
-            path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _staged(folder: Path) -> Iterator[_Stage]:
-    stage = _Stage(folder)
-    try:
-        yield stage
-    finally:
-        stage.discard()
-
-
-class _HashingFile:
-    """A stream that counts and hashes what passes through it."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.digest = hashlib.sha256()
-        self.size = 0
-
-    def write(self, block: bytes) -> int:
-        self.digest.update(block)
-        self.size += len(block)
-        return self._file.write(block)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-
-def _verify(path: Path, stored: StoredFile, remedy: str) -> None:
-    try:
-        size, sha256 = path.stat().st_size, file_sha256(path)
-    except FileNotFoundError:
-        raise StoreError(f"{path}: its sidecar names it, but it is missing. {remedy}") from None
-    if (size, sha256) != (stored.size, stored.sha256):
-        raise StoreError(
-            f"{path}: expected {stored.size} bytes with sha256 {stored.sha256[:12]}..., "
-            f"found {size} with {sha256[:12]}... {remedy}"
+    def _damaged(self, name: str, size: int, sha256: str = "") -> Damaged:
+        stored = self._stored[name]
+        found = f"{size} with {sha256[:12]}..." if sha256 else f"{size} bytes"
+        return Damaged(
+            f"{self._folder / name}: expected {stored.size} bytes with sha256 {stored.sha256[:12]}..., found {found}. "
+            f"{self._remedy}"
         )
+
+
+def _write_all(stage: Stage, writers: Mapping[str, Writer]) -> dict[str, StoredFile]:
+    with ThreadPoolExecutor(_WRITERS, thread_name_prefix="store") as pool:
+        return dict(zip(writers, pool.map(stage.write, writers, writers.values()), strict=True))
+
+
+def _copier(files: _CheckedFiles, name: str) -> Writer:
+    def copy(target: IO[bytes]) -> None:
+        def blocks(file: Opened) -> None:
+            while block := file.stream.read(1 << 20):
+                target.write(block)
+
+        files.decoded(name, blocks)
+
+    return copy
 
 
 def _remake(asset: str, subject: SubjectKey) -> str:

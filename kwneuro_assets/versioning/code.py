@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from kwneuro_assets.settings import Section, SettingsError
-from kwneuro_assets.versioning.content import file_sha256, text_version
+from kwneuro_assets.storage.files import file_sha256
+from kwneuro_assets.versioning.content import text_version
 
 Parameters = dict[str, str | float | int | bool | None]
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kwneuro_assets.imaging import Dwi, MapSet, NotApplicable, ResponseFunction, Volume
+from kwneuro_assets.imaging import Dwi, MapSet, NotApplicable, Report, ResponseFunction, Table, Volume
 
-_BLOCK = 1 << 20  # bytes
-
-Value = Volume | Dwi | MapSet | ResponseFunction | NotApplicable
+Value = Volume | Dwi | MapSet | ResponseFunction | Table | Report | NotApplicable
 
 
 def data_version(value: Value) -> str:
@@ -31,15 +28,6 @@ def data_version(value: Value) -> str:
 def text_version(content: object) -> str:
     """The sha256, 64 hex digits, over the canonical JSON of `content`."""
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256, 64 hex digits, of a file's bytes, read in blocks. Raises OSError."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def canonical_json(content: object) -> str:
@@ -65,6 +53,11 @@ def _feed(digest: Any, value: Value) -> None:
     elif isinstance(value, ResponseFunction):
         digest.update(canonical_json([value.bvalue, value.voxels]).encode())
         _feed_array(digest, value.coefficients)
+    elif isinstance(value, Table):
+        columns = [[name, value.kinds[name], cells] for name, cells in value.columns.items()]
+        digest.update(canonical_json(columns).encode())
+    elif isinstance(value, Report):
+        digest.update(value.html.encode())
     else:
         digest.update(value.reason.encode())
 

@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 
 from kwneuro_assets.progress import Progress, silent
-from kwneuro_assets.versioning.content import file_sha256
+from kwneuro_assets.storage.files import file_sha256
 from kwneuro_assets.weights.download import download
 from kwneuro_assets.weights.errors import WeightsError
 from kwneuro_assets.weights.networks import NETWORKS, Network, WeightFile

@@ -243,8 +243,8 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     settings = small_settings(source, root / "store")
     store = DerivativeStore(root / "store", str(source))
     dataset = SourceDataset(settings.source)
-    good = read_dwi(dataset, dataset.series(SubjectKey.parse(GOOD)))
-    mask = read_mask(dataset, dataset.mask(SubjectKey.parse(GOOD)))
+    good, _ = read_dwi(dataset, dataset.series(SubjectKey.parse(GOOD)))
+    mask, _ = read_mask(dataset, dataset.mask(SubjectKey.parse(GOOD)))
     for name, bad in BAD.items():
         subject = SubjectKey.parse(key_of(name))
         for asset, value in (("denoised_dwi", good), ("brain_mask", mask), ("dti", MapSet({"fa": mask}))):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +11,12 @@ from pathlib import Path
 import pytest
 
 from kwneuro_assets.imaging import InvalidData
+from kwneuro_assets.ingestion import dataset as dataset_module
 from kwneuro_assets.ingestion.dataset import SourceDataset, SourceError
+from kwneuro_assets.ingestion.read import look_at_dwi, read_dwi
 from kwneuro_assets.settings import SourceSettings
+from kwneuro_assets.storage import files
+from kwneuro_assets.storage.files import Listing
 from kwneuro_assets.subjects import SubjectKey
 from kwneuro_assets_tests.small_dataset import (
     AFFINES,
@@ -67,6 +73,47 @@ def test_a_folder_whose_name_is_no_bids_label_is_refused_by_name_and_the_rest_is
     [error] = refused.values()
     assert str(error).startswith(f"{folder}: subject: expected sub-LABEL")
     assert repr(name) in error.found
+
+
+def test_a_folder_that_may_not_be_listed_is_refused_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dataset(tmp_path, ["sub-01", "sub-02"])
+
+    def listing(folder: Path) -> Listing:
+        # In place of access rights, which do not bind the superuser that tests may run as.
+        if folder == tmp_path / "sub-01":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return files.listing(folder)
+
+    monkeypatch.setattr(dataset_module, "listing", listing)
+    subjects, refused = opened(tmp_path).subjects()
+    assert [str(key) for key in subjects] == ["sub-02"]
+    assert str(refused["sub-01"]) == (
+        f"{tmp_path}/sub-01: folder: expected one that can be listed, found Permission denied."
+    )
+
+
+def test_links_to_folders_and_files_are_what_they_lead_to(tmp_path: Path) -> None:
+    """As datalad lays out a dataset: its images are links into .git/annex."""
+    plain = write_dataset(tmp_path / "plain", ["sub-01", "sub-02"])
+    annexed = write_dataset(tmp_path / "annexed", ["sub-01"])
+    for number, path in enumerate(sorted(dwi_folder(annexed, "sub-01").iterdir())):
+        kept = annexed / ".git" / "annex" / str(number)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(kept)
+        path.symlink_to(kept)
+    (annexed / "sub-02").symlink_to(plain / "sub-02", target_is_directory=True)
+    subjects, _ = opened(annexed).subjects()
+    assert subjects == [SubjectKey("01"), SubjectKey("02")]
+    for subject in subjects:
+        versions = [look_at_dwi(one, one.series(subject))[1] for one in (opened(plain), opened(annexed))]
+        assert versions[0] == versions[1]
+
+
+def test_a_mask_that_was_not_fetched_is_none(tmp_path: Path) -> None:
+    write_series(tmp_path)
+    mask = write_mask(tmp_path / "derivatives" / "masks")
+    (tmp_path / "sub-01" / "dwi" / mask.name).symlink_to(tmp_path / ".git" / "annex" / "content-not-here")
+    assert opened(tmp_path).mask(SUBJECT) == mask
 
 
 @pytest.mark.parametrize(("url", "found"), [("nowhere", "nothing there"), ("file", "a file")])
@@ -179,7 +226,8 @@ def test_gradients_are_inherited_from_any_level_above(tmp_path: Path, key: str, 
     inherited = str(Path(level, name))
     assert tables(tmp_path, key) == [(f"{inherited}.bval", f"{inherited}.bvec")]
     dataset = opened(tmp_path)
-    assert len(dataset.gradients(dataset.series(_key(key)))) == len(table().bvals)
+    dwi, _ = read_dwi(dataset, dataset.series(_key(key)))
+    assert len(dwi.gradients) == len(table().bvals)
 
 
 def test_the_nearest_level_and_the_most_specific_name_win(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -13,9 +14,12 @@ import numpy as np
 import pytest
 from dagster import AssetKey, AssetRecordsFilter, DagsterInstance
 
+from kwneuro_assets.ingestion import dataset as dataset_module
 from kwneuro_assets.ingestion.dataset import SourceError
 from kwneuro_assets.ingestion.ingest import PARTITIONS, IngestReport, ingest
 from kwneuro_assets.settings import PipelineSettings
+from kwneuro_assets.storage import files
+from kwneuro_assets.storage.files import Listing
 from kwneuro_assets.versioning.records import recorded
 from kwneuro_assets_tests.small_dataset import dwi_folder, load, small_settings, write_dataset, write_series
 
@@ -173,6 +177,23 @@ def test_a_subject_that_turns_bad_is_quarantined_and_observed_again_when_it_is_g
     assert list(report.quarantined) == ["sub-02_ses-a"]
     (source / BVEC).write_text(kept)
     assert lists(ingest(instance, settings_for(source))) == ([], [], KEYS, [])
+
+
+def test_a_folder_that_may_not_be_listed_today_is_quarantined_and_not_gone(
+    instance: DagsterInstance, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest(instance, settings_for(source))
+
+    def listing(folder: Path) -> Listing:
+        # In place of access rights, which do not bind the superuser that tests may run as.
+        if folder == source / "sub-02":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return files.listing(folder)
+
+    monkeypatch.setattr(dataset_module, "listing", listing)
+    report = ingest(instance, settings_for(source))
+    assert lists(report) == ([], [], ["sub-01"], [])
+    assert list(report.quarantined) == ["sub-02"]
 
 
 def test_only_the_subjects_asked_for_are_looked_at(instance: DagsterInstance, source: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import nibabel
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from kwneuro_assets.derivations.tensor import fit_tensor
 from kwneuro_assets.imaging import Dwi, InvalidData, MapSet, Volume
 from kwneuro_assets.ingestion.dataset import SourceDataset
-from kwneuro_assets.ingestion.read import read_dwi, read_mask
+from kwneuro_assets.ingestion.read import look_at_dwi, look_at_mask, read_dwi, read_mask
 from kwneuro_assets.settings import SourceSettings
 from kwneuro_assets.subjects import SubjectKey
 from kwneuro_assets_tests.small_dataset import (
@@ -30,14 +31,18 @@ from kwneuro_assets_tests.small_dataset import (
 )
 
 
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def read(root: Path, **source: object) -> Dwi:
     dataset = SourceDataset(SourceSettings(url=str(root), **source))
-    return read_dwi(dataset, dataset.series(SubjectKey("01")))
+    return read_dwi(dataset, dataset.series(SubjectKey("01")))[0]
 
 
 def mask_of(root: Path, **source: object) -> Volume:
     dataset = SourceDataset(SourceSettings(url=str(root), **source))
-    return read_mask(dataset, dataset.mask(SubjectKey("01")))
+    return read_mask(dataset, dataset.mask(SubjectKey("01")))[0]
 
 
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=list(AFFINES))
@@ -156,3 +161,41 @@ def test_a_mask_that_is_none_is_refused_by_name(tmp_path: Path, values: NDArray[
         mask_of(tmp_path)
     assert str(caught.value).startswith(f"{path}: brain mask: expected ")
     assert expected in caught.value.expected
+
+
+def test_the_data_version_of_a_series_is_that_of_its_files_bytes_and_of_what_decides_what_is_read(
+    tmp_path: Path,
+) -> None:
+    """Written out, for it is in every event log: made otherwise, every derivative of every study would be stale."""
+    write_series(tmp_path, entities="run-1")
+    write_series(tmp_path, entities="run-2", extension=".nii", brightness=2)
+    folder = tmp_path / "sub-01" / "dwi"
+    names = [f"sub-01_{run}_dwi{end}" for run, image in (("run-1", ".nii.gz"), ("run-2", ".nii"))
+             for end in (image, ".bval", ".bvec")]  # fmt: skip
+    listed = ",".join(f'"{sha256((folder / name).read_bytes())}"' for name in names)
+    told = f'{{"b0_threshold":50.0,"files":[{listed}],"interpolated":false,"subsample":3}}'
+    dataset = SourceDataset(SourceSettings(url=str(tmp_path), subsample=3))
+    series = dataset.series(SubjectKey("01"))
+    assert read_dwi(dataset, series)[1] == look_at_dwi(dataset, series)[1] == sha256(told.encode())
+
+
+def test_the_data_version_of_a_mask_is_that_of_its_bytes_and_of_the_subsampling(tmp_path: Path) -> None:
+    path = write_mask(tmp_path)
+    dataset = SourceDataset(SourceSettings(url=str(tmp_path), subsample=3))
+    told = f'{{"file":"{sha256(path.read_bytes())}","subsample":3}}'
+    found = dataset.mask(SubjectKey("01"))
+    assert read_mask(dataset, found)[1] == look_at_mask(dataset, found)[1] == sha256(told.encode())
+
+
+def test_bytes_behind_the_image_count_though_no_voxel_is_made_of_them(tmp_path: Path) -> None:
+    for extension in (".nii", ".nii.gz"):
+        root = tmp_path / extension
+        image = write_series(root, extension=extension)
+        before = read(root)
+        dataset = SourceDataset(SourceSettings(url=str(root)))
+        version = read_dwi(dataset, dataset.series(SubjectKey("01")))[1]
+        with image.open("ab") as file:
+            file.write(bytes(1000))  # zeros may follow a gzip stream
+        np.testing.assert_array_equal(read(root).array, before.array)
+        longer = [look(dataset, dataset.series(SubjectKey("01")))[1] for look in (read_dwi, look_at_dwi)]
+        assert longer[0] == longer[1] != version

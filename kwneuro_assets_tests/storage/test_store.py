@@ -70,6 +70,7 @@ def test_the_files_of_a_derivative_have_the_names_of_the_contract(tmp_path: Path
     assert set(files(tmp_path)) == {
         "dataset_description.json",
         ".bidsignore",
+        "README.md",
         *(
             f"sub-01/ses-02/dwi/sub-01_ses-02_model-tensor_{rest}"
             for rest in ("param-fa_dwimap.nii.gz", "param-md_dwimap.nii.gz", "dwimap.json", "dwimap_figure.png")
@@ -173,7 +174,7 @@ def flipped(path: Path) -> None:
 DAMAGE: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a flipped bit": ("param-fa_dwimap.nii.gz", flipped, r"expected \d+ bytes with sha256 .* found \d+ with"),
     "a missing file": ("param-md_dwimap.nii.gz", Path.unlink, "its sidecar names it, but it is missing"),
-    "a shorter file": ("param-fa_dwimap.nii.gz", lambda path: os.truncate(path, 20), "found 20 with"),
+    "a shorter file": ("param-fa_dwimap.nii.gz", lambda path: os.truncate(path, 20), "found 20 bytes"),
     "an empty sidecar": ("dwimap.json", lambda path: path.write_text(""), "is not a sidecar"),
     "half a sidecar": ("dwimap.json", lambda path: os.truncate(path, 100), "is not a sidecar"),
     "a sidecar of another tool": ("dwimap.json", lambda path: path.write_text("{}"), "is not a sidecar"),

@@ -34,9 +34,11 @@ USERS: dict[str, tuple[object, set[str]]] = {
     "tracts.dilation": (2, {"tract_orientations"}),
     "source.url": ("elsewhere", set()),
     "source.select": ("*AP*", set()),
+    "source.anonymous": (True, set()),
     "source.subsample": (2, set()),  # in the data version of dwi
     "source.b0_threshold": (20, set()),  # so too
     "store.url": ("elsewhere", set()),
+    "store.verify": ("first", set()),
     "store.cache_gb": (1, set()),
     "weights.folder": ("elsewhere", set()),
 }

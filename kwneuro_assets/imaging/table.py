@@ -1,0 +1,145 @@
+"""Named columns of one length: what is measured per bundle of one subject, or per subject of a cohort."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from types import MappingProxyType
+from typing import Literal
+
+from kwneuro_assets.imaging.errors import InvalidData
+
+Kind = Literal["integer", "number", "text"]
+Cell = int | float | str | None
+
+GAP = "n/a"  # how BIDS writes a missing value, and so no text of a cell
+_INTEGER_LIMIT = 2**63  # whole numbers below it are read by every tool that reads tables
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Columns by name, in the order given, each of one kind; immutable, equal where order, kinds and cells are.
+
+    `columns` maps a name to its cells: whole numbers (64 bits), finite numbers (float64) or text, any of them
+    with gaps (None). `kinds` maps the same names to "integer", "number" or "text": it is declared, never
+    guessed from the cells, so that a column means the same where it holds nothing but gaps, or round numbers.
+    There may be no row, but there is a column.
+
+    A table is kept as a BIDS .tsv file, without escapes. Names and text are therefore refused where they are
+    empty, "n/a", start with a double quote (readers would take all up to the next one for one cell), hold a tab
+    or the end of a line, or cannot be encoded. Minus zero becomes zero.
+
+    Raises InvalidData for all that, for columns of different length and for cells of another kind.
+
+    >>> table = Table({"bundle": ["AF_left", "CA"], "mean_fa": [0.5, None]}, {"bundle": "text", "mean_fa": "number"})
+    >>> table.columns["mean_fa"]
+    (0.5, None)
+    >>> next(table.rows())
+    {'bundle': 'AF_left', 'mean_fa': 0.5}
+    """
+
+    columns: Mapping[str, Sequence[Cell]]
+    kinds: Mapping[str, Kind]
+
+    def __post_init__(self) -> None:
+        names = [_checked_text(name, "name of a column") for name in self.columns]
+        if not names:
+            raise InvalidData("table", expected="at least one column", found="none")
+        if set(names) != set(self.kinds):
+            raise InvalidData(
+                "kinds of the columns", expected=f"one for each of {names}", found=f"those of {list(self.kinds)}"
+            )
+        kinds = {name: self.kinds[name] for name in names}
+        columns = {name: _checked_cells(name, kinds[name], self.columns[name]) for name in names}
+        lengths = {name: len(cells) for name, cells in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise InvalidData("columns of the table", expected="one length", found=f"{lengths}")
+        object.__setattr__(self, "columns", MappingProxyType(columns))
+        object.__setattr__(self, "kinds", MappingProxyType(kinds))
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Mapping[str, Cell]], kinds: Mapping[str, Kind]) -> Table:
+        """A table with the columns of `kinds`, in that order; what a row does not name is a gap there.
+
+        Raises InvalidData for a row with a name that `kinds` lacks, and as the table itself does.
+        """
+        rows = list(rows)
+        for number, row in enumerate(rows, 1):
+            if unknown := [name for name in row if name not in kinds]:
+                raise InvalidData(f"row {number}", expected=f"names among {list(kinds)}", found=f"{unknown}")
+        return cls({name: [row.get(name) for row in rows] for name in kinds}, kinds)
+
+    @property
+    def row_count(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def rows(self) -> Iterator[dict[str, Cell]]:
+        """Each row, its cells by column name."""
+        for cells in zip(*self.columns.values(), strict=True):
+            yield dict(zip(self.columns, cells, strict=True))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Table) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def _identity(self) -> tuple[object, ...]:
+        return tuple(self.columns.items()), tuple(self.kinds.items())
+
+
+def _checked_cells(name: str, kind: Kind, cells: Sequence[Cell]) -> tuple[Cell, ...]:
+    if kind not in _CHECKS:
+        raise InvalidData(f"kind of column {name!r}", expected=f"one of {', '.join(_CHECKS)}", found=repr(kind))
+    if isinstance(cells, str):  # a sequence too, but of its letters
+        raise InvalidData(f"column {name!r}", expected="a sequence of cells", found=f"the text {cells!r}")
+    check = _CHECKS[kind]
+    return tuple(
+        None if cell is None else check(cell, f"column {name!r}, row {number}") for number, cell in enumerate(cells, 1)
+    )
+
+
+def _checked_integer(cell: object, where: str) -> int:
+    if not isinstance(cell, Integral) or isinstance(cell, bool) or not -_INTEGER_LIMIT <= int(cell) < _INTEGER_LIMIT:
+        raise InvalidData(where, expected="a whole number of 64 bits, or None for a gap", found=repr(cell))
+    return int(cell)
+
+
+def _checked_number(cell: object, where: str) -> float:
+    if isinstance(cell, Real) and not isinstance(cell, bool):
+        try:
+            number = float(cell)
+        except OverflowError:
+            number = math.inf
+        if math.isfinite(number) and number == cell:
+            return number + 0.0  # minus zero equals zero, and equal tables are to have one text
+    raise InvalidData(where, expected="a finite number of float64, or None for a gap", found=repr(cell))
+
+
+def _checked_text(cell: object, where: str) -> str:
+    if not isinstance(cell, str):
+        raise InvalidData(where, expected="text", found=repr(cell))
+    if cell in ("", GAP) or cell.startswith('"') or "\t" in cell or cell.splitlines() != [cell] or not _encodes(cell):
+        raise InvalidData(
+            where,
+            expected=f"text in one line, not empty, not {GAP!r}, without tabs and without a double quote in front",
+            found=repr(cell),
+        )
+    return str(cell)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which no UTF-8 file can hold
+        return False
+    return True
+
+
+_CHECKS: dict[str, Callable[[object, str], Cell]] = {
+    "integer": _checked_integer,
+    "number": _checked_number,
+    "text": _checked_text,
+}

@@ -1,0 +1,86 @@
+"""Whole stores at once: every checksum, and copies of subjects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from kwneuro_assets.storage.location import is_local
+from kwneuro_assets.storage.sidecar import Sidecar
+from kwneuro_assets.storage.store import Damaged, DerivativeStore, StoreError
+from kwneuro_assets.subjects import SubjectKey
+from kwneuro_assets.threads import thread_count
+
+Tell = Callable[[int, int], object]  # derivatives done, and derivatives in all
+
+_REMOTE_THREADS = 8  # requests wait for a network, not for a processor
+
+
+@dataclass
+class Found:
+    """What was looked at; `problems` are sentences, each with the file and what to do."""
+
+    subjects: int = 0
+    derivatives: int = 0
+    files: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def verify_store(store: DerivativeStore, subjects: Collection[SubjectKey], tell: Tell) -> Found:
+    """Compare every file of these subjects, or of all, with its checksum.
+
+    Raises StoreError for a subject that is not in the store, StorageError for a store that cannot be read.
+    """
+    return _each(store, _present(store, subjects), None, store.check, tell)
+
+
+def export_subjects(
+    store: DerivativeStore, target: DerivativeStore, subjects: Sequence[SubjectKey], assets: Collection[str], tell: Tell
+) -> Found:
+    """Copy those `assets` of the subjects that are in the store to `target`. Raises as `verify_store` does."""
+    present = _present(store, subjects)
+    return _each(store, present, assets, lambda asset, subject: store.export(asset, subject, target), tell)
+
+
+def _present(store: DerivativeStore, subjects: Collection[SubjectKey]) -> dict[SubjectKey, list[str]]:
+    """The derivatives that there are of these subjects, or of all."""
+    wanted = subjects or store.subjects()
+    with ThreadPoolExecutor(_threads(store), thread_name_prefix="store") as pool:
+        present = dict(zip(wanted, pool.map(store.assets, wanted), strict=True))
+    empty = [str(subject) for subject in subjects if not present[subject]]
+    if empty:
+        raise StoreError(f"nothing of {', '.join(empty)} is in the store {store.root}")
+    return present
+
+
+def _each(
+    store: DerivativeStore,
+    present: Mapping[SubjectKey, Sequence[str]],
+    assets: Collection[str] | None,
+    act: Callable[[str, SubjectKey], Sidecar],
+    tell: Tell,
+) -> Found:
+    todo = [
+        (asset, subject) for subject, made in present.items() for asset in made if assets is None or asset in assets
+    ]
+    found = Found(len({subject for _, subject in todo}), len(todo))
+
+    def one(pair: tuple[str, SubjectKey]) -> Sidecar | Damaged:
+        try:
+            return act(*pair)
+        except Damaged as error:
+            return error
+
+    with ThreadPoolExecutor(_threads(store), thread_name_prefix="store") as pool:
+        for done, result in enumerate(pool.map(one, todo), 1):
+            if isinstance(result, Damaged):
+                found.problems.append(str(result))
+            else:
+                found.files += len(result.files) + 1  # and its sidecar
+            tell(done, len(todo))
+    return found
+
+
+def _threads(store: DerivativeStore) -> int:
+    return thread_count() if is_local(store.root) else _REMOTE_THREADS

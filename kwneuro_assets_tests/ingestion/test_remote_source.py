@@ -1,0 +1,426 @@
+"""A dataset at a URL is the same dataset: the same subjects, versions, values and refusals, read in place."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from dagster import AssetKey, DagsterInstance, build_input_context
+from upath import UPath
+
+from kwneuro_assets.imaging import Dwi
+from kwneuro_assets.ingestion import dataset as dataset_module
+from kwneuro_assets.ingestion import ingest as ingest_module
+from kwneuro_assets.ingestion.dataset import SourceDataset, SourceError
+from kwneuro_assets.ingestion.ingest import Observation, ingest, observe
+from kwneuro_assets.ingestion.read import look_at_dwi, look_at_mask, read_dwi, read_mask
+from kwneuro_assets.ingestion.source import SourceIOManager
+from kwneuro_assets.settings import PipelineSettings, SourceSettings
+from kwneuro_assets.storage import files, patience
+from kwneuro_assets.storage.files import Listing
+from kwneuro_assets.storage.patience import StorageError
+from kwneuro_assets.subjects import SubjectKey
+from kwneuro_assets_tests.ingestion.test_bad_input import BAD, GOOD, key_of
+from kwneuro_assets_tests.project import Project
+from kwneuro_assets_tests.s3_server import KEY, SECRET, S3Bucket
+from kwneuro_assets_tests.small_dataset import (
+    AFFINES,
+    dwi_folder,
+    small_settings,
+    table,
+    write_dataset,
+    write_gradients,
+    write_mask,
+    write_series,
+)
+
+PREFIX = "study/raw"
+TEXT = 1  # request for a bval or bvec
+IMAGE = 2  # requests: one for its size, one for its bytes, where it fits into one block
+Upload = Callable[[Path], str]
+
+
+def put(bucket: S3Bucket, path: str, content: bytes, **how: str) -> None:
+    bucket.server.client.put_object(Bucket=bucket.name, Key=f"{PREFIX}/{path}", Body=content, **how)
+
+
+def put_dataset(bucket: S3Bucket, root: Path, **how: str) -> str:
+    """Upload all files below `root`; the URL of the dataset."""
+    for path in sorted(root.rglob("*")):
+        if path.is_file():
+            put(bucket, path.relative_to(root).as_posix(), path.read_bytes(), **how)
+    return f"{bucket.url}/{PREFIX}"
+
+
+@pytest.fixture
+def in_memory(tmp_path: Path) -> Upload:
+    """Takes a local dataset to a memory:// URL."""
+
+    def upload(root: Path) -> str:
+        url = f"memory:/{tmp_path}/{PREFIX}"  # the test's own
+        for path in sorted(root.rglob("*")):
+            if path.is_file():
+                target = UPath(url) / path.relative_to(root).as_posix()
+                target.fs.pipe_file(target.path, path.read_bytes())
+        return url
+
+    return upload
+
+
+@pytest.fixture(params=["memory", "s3"])
+def upload(request: pytest.FixtureRequest) -> Upload:
+    """Takes a local dataset to a URL, of either kind."""
+    if request.param == "memory":
+        return request.getfixturevalue("in_memory")
+    bucket = request.getfixturevalue("s3_bucket")
+    return lambda root: put_dataset(bucket, root)
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
+    """All that is asked of S3 from here on: operation, key (or prefix) below the dataset, range of bytes."""
+    client = pytest.importorskip("aiobotocore.client").AioBaseClient
+    ask, seen = client._make_api_call, []
+
+    async def noted(self: Any, operation: str, arguments: dict[str, Any]) -> Any:
+        key = str(arguments.get("Key") or arguments.get("Prefix") or "").removeprefix(PREFIX).strip("/")
+        seen.append((operation, key, str(arguments.get("Range") or "")))
+        return await ask(self, operation, arguments)
+
+    monkeypatch.setattr(client, "_make_api_call", noted)
+    return seen
+
+
+@pytest.fixture
+def instance() -> Iterator[DagsterInstance]:
+    with DagsterInstance.ephemeral() as one:
+        yield one
+
+
+def opened(url: str | Path, **source: object) -> SourceDataset:
+    return SourceDataset(SourceSettings(url=str(url), **source))
+
+
+def settings_for(url: str, **sections: dict[str, object]) -> PipelineSettings:
+    return small_settings(Path("here"), Path("there"), source={"url": url, **sections.pop("source", {})}, **sections)
+
+
+def varied_dataset(root: Path) -> Path:
+    """Sessions, tables inherited from two levels, several runs, masks beside and under derivatives/, a bad name."""
+    write_dataset(root, ["sub-01", "sub-02_ses-a", "sub-02_ses-b"])
+    for session in ("a", "b"):
+        for path in dwi_folder(root, f"sub-02_ses-{session}").glob("*.bv*"):
+            path.rename(root / "sub-02" / f"sub-02_dwi{path.suffix}")
+    for run in ("run-1", "run-2", "run-10"):
+        write_series(root, "sub-03", entities=run, gradients=run != "run-2", brightness=1 + len(run))
+    write_gradients(root / "dwi", table(), AFFINES["right-handed"])
+    write_mask(root / "derivatives" / "masks", "sub-03")
+    write_series(root, "sub-04", entities="desc-preproc", extension=".nii", affine=AFFINES["oblique"])
+    write_mask(root / "derivatives" / "other masks", "sub-04", affine=AFFINES["oblique"])
+    (root / "sub-0 5" / "dwi").mkdir(parents=True)
+    (root / "sub-0 5" / "dwi" / "sub-0 5_dwi.nii").write_bytes(b"none")
+    (root / "sub-06" / "anat").mkdir(parents=True)
+    (root / "sub-06" / "anat" / "sub-06_T1w.nii").write_bytes(b"none")
+    return root
+
+
+def described(url: str | Path, **source: object) -> dict[str, Any]:
+    """All that a dataset gives, arrays as bytes and places below its root."""
+    dataset = opened(url, **source)
+    subjects, refused = dataset.subjects()
+    tree: dict[str, Any] = {key: str(error).replace(str(dataset.root), "") for key, error in refused.items()}
+    for subject in subjects:
+        series, mask = dataset.series(subject), dataset.mask(subject)
+        dwi, version = read_dwi(dataset, series)
+        brain, brain_version = read_mask(dataset, mask)
+        assert look_at_dwi(dataset, series)[1] == version
+        assert look_at_mask(dataset, mask)[1] == brain_version
+        tree[str(subject)] = [
+            [dataset.relative(path) for path in (*series.files(), mask)],
+            [version, brain_version, dwi.interpolated],
+            [part.tobytes() for part in (dwi.array, dwi.affine, dwi.bvals, dwi.world_bvecs, brain.array, brain.affine)],
+        ]
+    return tree
+
+
+def test_a_dataset_at_a_url_gives_what_it_gives_in_a_folder(tmp_path: Path, upload: Upload) -> None:
+    local = varied_dataset(tmp_path / "local")
+    url = upload(local)
+    here = described(local)
+    assert list(here) == ["sub-0 5", "sub-01", "sub-02_ses-a", "sub-02_ses-b", "sub-03", "sub-04"]
+    assert described(url) == here
+    changed = {"subsample": 2, "b0_threshold": 100}
+    assert described(url, **changed) == described(local, **changed) != here
+
+
+def test_what_is_refused_is_refused_in_the_same_words(
+    tmp_path: Path, in_memory: Upload, instance: DagsterInstance
+) -> None:
+    bad = {name: one for name, one in BAD.items() if one.stops == "ingest" and "not fetched" not in name}
+    local = write_dataset(tmp_path / "local", [GOOD, *map(key_of, bad)])
+    for name, one in bad.items():
+        one.spoil(local, key_of(name))
+    url = in_memory(local)
+    here, there = (ingest(instance, settings_for(str(place))).quarantined for place in (local, url))
+    assert {key: told.replace(url, str(local)) for key, told in there.items()} == here
+    assert list(here) == list(map(key_of, bad))
+
+
+def test_a_whole_bucket_may_be_the_dataset(tmp_path: Path, s3_bucket: S3Bucket) -> None:
+    local = write_dataset(tmp_path)
+    for path in local.rglob("*.*"):
+        if path.is_file():
+            s3_bucket.server.client.upload_file(str(path), s3_bucket.name, path.relative_to(local).as_posix())
+    assert described(s3_bucket.url) == described(f"{s3_bucket.url}/") == described(local)
+
+
+def test_an_image_of_many_blocks_is_fetched_whole_and_each_byte_once(
+    tmp_path: Path, s3_bucket: S3Bucket, requests: list[tuple[str, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "BLOCK", 1000)
+    local = write_dataset(tmp_path)
+    image = dwi_folder(local, "sub-01") / "sub-01_dwi.nii.gz"
+    noise = np.random.default_rng(0).normal(100, 10, (8, 7, 6, len(table().bvals))).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(noise, AFFINES["right-handed"]), image)
+    dataset = opened(put_dataset(s3_bucket, local))
+    dwi, version = read_dwi(dataset, dataset.series(SubjectKey("01")))
+    np.testing.assert_array_equal(dwi.array, noise)
+    fetched = [
+        range(int(start), int(end) + 1)
+        for operation, key, span in requests
+        if operation == "GetObject" and key.endswith("_dwi.nii.gz")
+        for start, end in [span.removeprefix("bytes=").split("-")]
+    ]
+    assert len(fetched) > 25
+    assert sorted(byte for span in fetched for byte in span) == list(range(image.stat().st_size))
+    here = opened(local)
+    assert version == read_dwi(here, here.series(SubjectKey("01")))[1]
+
+
+def loaded(instance: DagsterInstance, settings: PipelineSettings, key: str = "sub-01") -> object:
+    """What a step of that subject gets as its input `dwi`."""
+    context = build_input_context(asset_key=AssetKey("dwi"), partition_key=key, instance=instance)
+    return SourceIOManager.of(settings.source).load_input(context)
+
+
+def test_a_changed_b_vector_file_is_noticed_and_not_read_before_it_is_observed(
+    tmp_path: Path, s3_bucket: S3Bucket, instance: DagsterInstance
+) -> None:
+    local = write_dataset(tmp_path, ["sub-01", "sub-02"])
+    settings = settings_for(put_dataset(s3_bucket, local))
+    assert ingest(instance, settings).added == ["sub-01", "sub-02"]
+    before = loaded(instance, settings)
+    assert isinstance(before, Dwi)
+    path = "sub-01/dwi/sub-01_dwi.bvec"
+    np.savetxt(local / path, -np.loadtxt(local / path))
+    put(s3_bucket, path, (local / path).read_bytes())
+    with pytest.raises(SourceError, match=r"^dwi of sub-01 has changed since it was observed .* ingest$"):
+        loaded(instance, settings)
+    assert isinstance(loaded(instance, settings, "sub-02"), Dwi)
+    report = ingest(instance, settings)
+    assert (report.changed, report.unchanged) == (["sub-01"], ["sub-02"])
+    after = loaded(instance, settings)
+    assert isinstance(after, Dwi)
+    np.testing.assert_array_equal(after.array, before.array)
+    np.testing.assert_array_equal(after.world_bvecs, -before.world_bvecs)
+
+
+def test_nothing_is_written_to_the_source(
+    tmp_path: Path, s3_bucket: S3Bucket, requests: list[tuple[str, str, str]], instance: DagsterInstance
+) -> None:
+    def objects() -> list[tuple[str, str, object]]:
+        found = s3_bucket.server.client.list_objects_v2(Bucket=s3_bucket.name)["Contents"]
+        return [(entry["Key"], entry["ETag"], entry["LastModified"]) for entry in found]
+
+    settings = settings_for(put_dataset(s3_bucket, varied_dataset(tmp_path)))
+    before = objects()
+    for subject in ingest(instance, settings).usable:
+        loaded(instance, settings, subject)
+    assert objects() == before
+    assert s3_bucket.uploads() == []
+    assert {operation for operation, _, _ in requests} == {"ListObjectsV2", "HeadObject", "GetObject"}
+
+
+@pytest.mark.parametrize(("key", "folders"), [("sub-01", 2), ("sub-01_ses-a", 3)])
+def test_a_subject_costs_one_request_for_each_folder_and_text_and_two_for_each_image(
+    tmp_path: Path, s3_bucket: S3Bucket, requests: list[tuple[str, str, str]], key: str, folders: int
+) -> None:
+    """Image, bval, bvec and mask in one look; a file of many blocks costs one more for each further block."""
+    others = [key.replace("01", f"{number:02d}") for number in range(2, 5)]
+    settings = settings_for(put_dataset(s3_bucket, write_dataset(tmp_path, [key, *others])))
+    dataset = SourceDataset(settings.source)
+    subjects, _ = dataset.subjects()
+    for subject in subjects:
+        observe(dataset, subject, settings)
+    of_each = Counter(path.partition("/")[0] for _, path, _ in requests)
+    assert {of_each.pop(str(subject).partition("_")[0]) for subject in subjects} == {folders + 2 * TEXT + 2 * IMAGE}
+    # What they share: the root's own listing, and that of its derivatives/, which is not there.
+    assert sum(of_each.values()) <= 3
+    requests.clear()
+    dataset = SourceDataset(settings.source)
+    read_dwi(dataset, dataset.series(SubjectKey.parse(key)))
+    assert len(requests) == 1 + 2 * TEXT + IMAGE
+
+
+def test_looking_for_one_subject_lists_no_other(
+    tmp_path: Path, s3_bucket: S3Bucket, requests: list[tuple[str, str, str]], instance: DagsterInstance
+) -> None:
+    settings = settings_for(put_dataset(s3_bucket, write_dataset(tmp_path, ["sub-01", "sub-02", "sub-011"])))
+    assert ingest(instance, settings, only=["sub-01"]).added == ["sub-01"]
+    assert {path.partition("/")[0] for _, path, _ in requests} == {"", "sub-01", "derivatives"}
+
+
+def test_the_folders_of_many_subjects_are_listed_at_once(
+    tmp_path: Path, in_memory: Upload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = in_memory(write_dataset(tmp_path / "local", [f"sub-{number:02d}" for number in range(8)]))
+    together = threading.Barrier(8)
+
+    def listing(folder: UPath) -> Listing:
+        if "sub-" in folder.path:
+            together.wait(timeout=60)  # breaks, and the test with it, where fewer than eight are under way
+        return files.listing(folder)
+
+    monkeypatch.setattr(dataset_module, "listing", listing)
+    subjects, refused = opened(url).subjects()
+    assert (len(subjects), refused) == (8, {})
+
+
+def test_a_look_sees_what_has_come_since_the_last_one(tmp_path: Path, upload: Upload) -> None:
+    url = upload(write_dataset(tmp_path / "local"))
+    assert len(opened(url).subjects()[0]) == 1
+    upload(write_dataset(tmp_path / "more", ["sub-02"]))
+    assert len(opened(url).subjects()[0]) == 2
+
+
+@pytest.mark.parametrize("below", ["elsewhere", f"{PREFIX}/dataset_description.json"], ids=["nothing", "a file"])
+def test_a_prefix_with_nothing_below_it_is_told_with_what_to_set(
+    tmp_path: Path, s3_bucket: S3Bucket, instance: DagsterInstance, below: str
+) -> None:
+    put_dataset(s3_bucket, write_dataset(tmp_path))
+    url = f"{s3_bucket.url}/{below}"
+    told = rf"^the source {url}: expected the folder of a BIDS dataset, found nothing below it\. Set source\.url"
+    with pytest.raises(SourceError, match=told):
+        ingest(instance, settings_for(url))
+    with pytest.raises(SourceError, match=told):
+        opened(url).series(SubjectKey("01"))
+
+
+@pytest.mark.parametrize("command", ["ingest", "run"])
+def test_a_bucket_that_is_not_there_ends_a_command_with_one_sentence(
+    tmp_path: Path, s3_bucket: S3Bucket, command: str
+) -> None:
+    project = Project(tmp_path, s3_bucket.server.environment())
+    done = project.command(command, "--source", "s3://no-such-bucket-at-all/raw")
+    assert done.returncode == 2
+    assert done.stderr == "Error: s3://no-such-bucket-at-all/raw: there is no such bucket\n"
+
+
+def test_a_place_that_cannot_be_reached_is_told_after_some_patience(
+    s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch, instance: DagsterInstance
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(patience, "FIRST_DELAY", 0.01)
+    with pytest.raises(StorageError, match=rf"^{s3_bucket.url}/raw: it cannot be reached, 7 times") as caught:
+        ingest(instance, settings_for(f"{s3_bucket.url}/raw"))
+    assert KEY not in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_public_dataset_is_read_without_credentials_where_the_settings_say_so(
+    tmp_path: Path, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch, instance: DagsterInstance
+) -> None:
+    url = put_dataset(s3_bucket, write_dataset(tmp_path), ACL="public-read")
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(variable)
+    with pytest.raises(StorageError, match=r"no credentials were found.*source\.anonymous"):
+        ingest(instance, settings_for(url))
+    settings = settings_for(url, source={"anonymous": True})
+    assert ingest(instance, settings).added == ["sub-01"]
+    assert isinstance(loaded(instance, settings), Dwi)
+
+
+def deny(bucket: S3Bucket, path: str) -> None:
+    """Objects whose path matches may be listed but not read, as a bucket policy can have it."""
+    statement = {
+        "Effect": "Deny", "Principal": "*", "Action": "s3:GetObject",
+        "Resource": f"arn:aws:s3:::{bucket.name}/{PREFIX}/{path}",
+    }  # fmt: skip
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    bucket.server.client.put_bucket_policy(Bucket=bucket.name, Policy=policy)
+
+
+@pytest.mark.parametrize("path", ["sub-01/dwi/sub-01_dwi.nii.gz", "sub-01/dwi/sub-01_desc-brain_mask.nii.gz"])
+def test_one_subjects_file_that_is_denied_stops_no_other(
+    tmp_path: Path, s3_bucket: S3Bucket, instance: DagsterInstance, path: str
+) -> None:
+    settings = settings_for(put_dataset(s3_bucket, write_dataset(tmp_path, ["sub-01", "sub-02"])))
+    deny(s3_bucket, path)
+    report = ingest(instance, settings)
+    assert report.usable == ["sub-02"]
+    assert list(report.quarantined) == ["sub-01"]
+    assert report.quarantined["sub-01"].startswith(f"{settings.source.url}/{path}: access is denied")
+
+
+def test_an_archived_file_whose_bytes_are_not_at_hand_stops_no_other(
+    tmp_path: Path, s3_bucket: S3Bucket, instance: DagsterInstance
+) -> None:
+    local = write_dataset(tmp_path, ["sub-01", "sub-02"])
+    settings = settings_for(put_dataset(s3_bucket, local))
+    path = "sub-01/dwi/sub-01_dwi.nii.gz"
+    put(s3_bucket, path, (local / path).read_bytes(), StorageClass="GLACIER")
+    report = ingest(instance, settings)
+    assert report.usable == ["sub-02"]
+    assert report.quarantined["sub-01"].startswith(f"{settings.source.url}/{path}: ")
+
+
+def test_where_every_file_is_denied_it_is_no_subjects_fault(
+    tmp_path: Path, s3_bucket: S3Bucket, instance: DagsterInstance
+) -> None:
+    settings = settings_for(put_dataset(s3_bucket, write_dataset(tmp_path, ["sub-01", "sub-02"])))
+    ingest(instance, settings)
+    deny(s3_bucket, "*")
+    with pytest.raises(StorageError, match=r"/sub-01_dwi.*: access is denied \(403\): check what"):
+        ingest(instance, settings)
+    with pytest.raises(StorageError, match="access is denied"):
+        loaded(instance, settings)
+
+
+def test_credentials_that_end_halfway_are_not_taken_for_closed_files(
+    tmp_path: Path, s3_bucket: S3Bucket, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(put_dataset(s3_bucket, write_dataset(tmp_path, ["sub-01", "sub-02"])))
+
+    def observe_the_last(*arguments: Any) -> list[Observation]:
+        found = observe(*arguments)
+        deny(s3_bucket, "*")
+        return found
+
+    monkeypatch.setattr(ingest_module, "observe", observe_the_last)
+    with pytest.raises(StorageError, match="access is denied"):
+        ingest(instance, settings)
+
+
+def test_a_file_that_vanishes_between_its_listing_and_its_reading_is_told(
+    tmp_path: Path, upload: Upload, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = upload(write_dataset(tmp_path / "local", ["sub-01", "sub-02"]))
+    gone = "sub-01/dwi/sub-01_dwi.bvec"
+
+    def and_one_goes(folder: UPath) -> Listing:
+        found = files.listing(folder)
+        if folder.name == "dwi" and folder.parent.name == "sub-01":
+            (UPath(url) / gone).unlink()
+        return found
+
+    monkeypatch.setattr(dataset_module, "listing", and_one_goes)
+    report = ingest(instance, settings_for(url))
+    assert report.usable == ["sub-02"]
+    assert report.quarantined["sub-01"].startswith(f"{url}/{gone}: file: expected one that can be read, found ")
