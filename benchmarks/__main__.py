@@ -2,6 +2,7 @@
 
     make bench                                  # the synthetic head
     make bench ARGS="--source DATASET --subject sub-01 --json out.json"
+    make bench ARGS="storage --help"            # the store against plain compression and transfer
 
 The mask is the dataset's own or the synthetic head's true one, so that no network is timed but where asked.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import storage
 from benchmarks.steps import STEPS
 
 
@@ -77,4 +79,7 @@ def _print(rows: list[dict[str, object]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["storage"]:
+        storage.main(sys.argv[2:])
+    else:
+        main()

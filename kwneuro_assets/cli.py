@@ -152,8 +152,9 @@ def verify(home: Path | None, subjects: tuple[str, ...]) -> None:
         for problem in found.problems:
             click.echo(problem, err=True)
         click.echo(
-            f"{found.files} files of {found.derivatives} derivatives of {found.subjects} subjects in {store.root}: "
-            + (f"{len(found.problems)} damaged" if found.problems else "all as they were stored")
+            f"{found.derivatives} derivatives of {found.subjects} subjects in {store.root}: "
+            + (f"{len(found.problems)} damaged; of the others, " if found.problems else "")
+            + f"all {found.files} files are as they were stored"
         )
     if found.problems:
         sys.exit(FAILED)
@@ -176,11 +177,13 @@ def export(home: Path | None, subjects: tuple[str, ...], target: str, selection:
         settings = _settled(home)
         copy = DerivativeStore(target, settings.source.url)
         with FileProgress("copying") as progress:
-            assets = select(settings, selection)
+            assets = select(settings, selection) if selection else None
             found = export_subjects(_store(settings), copy, _keys(subjects), assets, progress.update)
         for problem in found.problems:
             click.echo(problem, err=True)
-        click.echo(f"{found.files} files of {found.derivatives} derivatives copied to {copy.root}")
+        click.echo(
+            f"{found.whole} derivatives of {found.subjects} subjects, {found.files} files, copied to {copy.root}"
+        )
     if found.problems:
         sys.exit(FAILED)
 

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kwneuro_assets.errors import ActionableError
+from kwneuro_assets.storage.location import refuse_credentials
 
 ENVIRONMENT_PREFIX = "KWNEURO_"
 _URL_VARIABLES = {"KWNEURO_SOURCE": "source", "KWNEURO_STORE": "store"}
@@ -171,8 +172,8 @@ def load_settings(file: Path | None = None, environment: Mapping[str, str] | Non
     `file` defaults to `KWNEURO_SETTINGS`; without either, all defaults hold. `KWNEURO_SOURCE` and
     `KWNEURO_STORE` set the two URLs, `KWNEURO_<SECTION>__<KEY>` any other key.
 
-    Raises SettingsError for a file that is missing or is not a mapping, an unknown key (it names the nearest
-    valid one) and a value out of its range.
+    Raises StorageError for a URL with credentials in it, and SettingsError for a file that is missing or is not a
+    mapping, an unknown key (it names the nearest valid one) and a value out of its range.
     """
     variables = os.environ if environment is None else environment
     if file is None and variables.get("KWNEURO_SETTINGS"):
@@ -186,6 +187,8 @@ def load_settings(file: Path | None = None, environment: Mapping[str, str] | Non
         _check_keys({section: {key: None}}, origins[section, key])
         plain = variable in _URL_VARIABLES
         tree.setdefault(section, {})[key] = variables[variable] if plain else _value(variables[variable])
+    for section in ("source", "store"):  # before any of it can be shown
+        refuse_credentials(str(tree.get(section, {}).get("url", "")))
     try:
         return PipelineSettings.model_validate(tree)
     except ValidationError as error:

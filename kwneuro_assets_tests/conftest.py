@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from kwneuro_assets_tests.bids_validator import Verdict, bids_validator
 
 if TYPE_CHECKING:
     from kwneuro_assets_tests.s3_server import S3Bucket, S3Server
@@ -60,3 +62,9 @@ def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     yield bucket
     S3FileSystem.clear_instance_cache()
     s3_server.remove_bucket(bucket.name)
+
+
+@pytest.fixture(scope="session")
+def validate(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Verdict]:
+    """Runs the BIDS validator on a dataset; skips where it is not installed."""
+    return bids_validator(tmp_path_factory.mktemp("deno"))

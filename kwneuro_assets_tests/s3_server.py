@@ -42,6 +42,9 @@ SECRET = "kwneuro-test-secret-5f0c1e7ab9d24c3f86"
 START_SECONDS = 60.0
 """Importing moto takes about one second; a loaded machine may need many times that."""
 
+SMALLEST_PART = 1024
+"""S3 itself wants 5 MB of every part but the last; with less, an upload of many parts needs no large data."""
+
 BUFFER_BYTES = 2 << 30
 """moto keeps an object up to this size in memory. Past its own default (5 MB) it copies the whole object from a
 temporary file for every ranged read, however small the range."""
@@ -66,7 +69,11 @@ class S3Server:
         self._process = subprocess.Popen(
             command,
             cwd=Path(__file__).parents[1],
-            env={**os.environ, "MOTO_S3_DEFAULT_KEY_BUFFER_SIZE": str(BUFFER_BYTES)},
+            env={
+                **os.environ,
+                "MOTO_S3_DEFAULT_KEY_BUFFER_SIZE": str(BUFFER_BYTES),
+                "S3_UPLOAD_PART_MIN_SIZE": str(SMALLEST_PART),
+            },
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=subprocess.STDOUT,

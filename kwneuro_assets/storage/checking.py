@@ -15,14 +15,19 @@ from kwneuro_assets.threads import thread_count
 Tell = Callable[[int, int], object]  # derivatives done, and derivatives in all
 
 _REMOTE_THREADS = 8  # requests wait for a network, not for a processor
+_COPIES = 2  # derivatives that are copied at once, of which each has several files on their way
 
 
 @dataclass
 class Found:
-    """What was looked at; `problems` are sentences, each with the file and what to do."""
+    """What was looked at; `problems` are sentences, each with the file and what to do.
+
+    `whole` of the `derivatives` are as they were stored, with so many `files`, sidecars included.
+    """
 
     subjects: int = 0
     derivatives: int = 0
+    whole: int = 0
     files: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -30,17 +35,32 @@ class Found:
 def verify_store(store: DerivativeStore, subjects: Collection[SubjectKey], tell: Tell) -> Found:
     """Compare every file of these subjects, or of all, with its checksum.
 
-    Raises StoreError for a subject that is not in the store, StorageError for a store that cannot be read.
+    Raises StoreError for a subject that is not in the store and where nothing is, StorageError for a store that cannot
+    be read.
     """
-    return _each(store, _present(store, subjects), None, store.check, tell)
+    return _each(_present(store, subjects), None, store.check, tell, _threads(store))
 
 
 def export_subjects(
-    store: DerivativeStore, target: DerivativeStore, subjects: Sequence[SubjectKey], assets: Collection[str], tell: Tell
+    store: DerivativeStore,
+    target: DerivativeStore,
+    subjects: Sequence[SubjectKey],
+    assets: Collection[str] | None,
+    tell: Tell,
 ) -> Found:
-    """Copy those `assets` of the subjects that are in the store to `target`. Raises as `verify_store` does."""
+    """Copy these `assets` of the subjects, or all that there are, to `target`; one that is missing is a problem.
+
+    Raises as `verify_store` does.
+    """
     present = _present(store, subjects)
-    return _each(store, present, assets, lambda asset, subject: store.export(asset, subject, target), tell)
+    found = _each(present, assets, lambda asset, subject: store.export(asset, subject, target), tell, _COPIES)
+    found.problems += [
+        str(store.missing(asset, subject))
+        for subject, made in present.items()
+        for asset in assets or ()
+        if asset not in made
+    ]
+    return found
 
 
 def _present(store: DerivativeStore, subjects: Collection[SubjectKey]) -> dict[SubjectKey, list[str]]:
@@ -51,15 +71,17 @@ def _present(store: DerivativeStore, subjects: Collection[SubjectKey]) -> dict[S
     empty = [str(subject) for subject in subjects if not present[subject]]
     if empty:
         raise StoreError(f"nothing of {', '.join(empty)} is in the store {store.root}")
+    if not any(present.values()):
+        raise StoreError(f"there is no derivative in the store {store.root}")
     return present
 
 
 def _each(
-    store: DerivativeStore,
     present: Mapping[SubjectKey, Sequence[str]],
     assets: Collection[str] | None,
     act: Callable[[str, SubjectKey], Sidecar],
     tell: Tell,
+    threads: int,
 ) -> Found:
     todo = [
         (asset, subject) for subject, made in present.items() for asset in made if assets is None or asset in assets
@@ -72,11 +94,12 @@ def _each(
         except Damaged as error:
             return error
 
-    with ThreadPoolExecutor(_threads(store), thread_name_prefix="store") as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix="store") as pool:
         for done, result in enumerate(pool.map(one, todo), 1):
             if isinstance(result, Damaged):
                 found.problems.append(str(result))
             else:
+                found.whole += 1
                 found.files += len(result.files) + 1  # and its sidecar
             tell(done, len(todo))
     return found

@@ -84,10 +84,12 @@ def encode(value: Value, names: Names) -> Encoded:
 
 
 def decode(value_type: str, content: Mapping[str, Any], names: Names, files: Files, part: Part = WHOLE) -> Value:
-    """The value that `files` hold, or a part of it.
+    """The value that `files` hold, or a part of it; what is not applicable has no parts and comes as it is.
 
     Raises StoreError for files that are not what they were, InvalidData for a part that there is not.
     """
+    if value_type == "NotApplicable":
+        part = WHOLE
     if part.maps is not None and value_type != "MapSet":
         raise InvalidData("choice of maps", expected="a set of maps", found=f"a {value_type}")
     if part.volumes is not None and value_type not in ("Volume", "Dwi"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,13 +17,17 @@ from typing import Any
 from upath import UPath
 
 from kwneuro_assets.storage.location import is_local
-from kwneuro_assets.storage.patience import Passing, answered, patiently
+from kwneuro_assets.storage.patience import Passing, StorageError, answered, patiently
 
 FIRST_BLOCK = 1 << 20
-BLOCK = 24 << 20  # bytes of one request
+BLOCK = 24 << 20  # bytes of one request; files that are read at once share them
 AHEAD = 3  # blocks that are asked for before they are needed: 72 MB, twice that while they arrive
 _BUFFER = 1 << 20
-_HASHED_AHEAD = 16  # blocks that wait for their digest
+_HASHED_AHEAD = 8  # blocks that wait for their digest
+
+
+class Replaced(StorageError):
+    """A file is by now another one than when it was opened."""
 
 
 @dataclass(frozen=True)
@@ -138,25 +143,32 @@ class _DigestedStream(io.RawIOBase):
 class _RangeStream(io.RawIOBase):
     """A remote file, fetched in blocks by parallel requests, a few ahead of the reader."""
 
+    _open = 0  # streams of this process
+    _counting = threading.Lock()
+
     def __init__(self, path: UPath) -> None:
         self._path = path
         self.size = int(patiently(path, lambda: path.fs.info(path.path))["size"])
-        self._ranges = _growing_ranges(self.size)
+        self._ranges = self._growing_ranges()
         self._pool = ThreadPoolExecutor(AHEAD, thread_name_prefix="fetch")
         self._fetched: deque[Future[bytes]] = deque()
         self._block = memoryview(b"")
         self._ahead = 0
+        self._count(1)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         if not self._block:
+            self._block = memoryview(b"")  # lets go of the one that is used up
+            is_first = not self._ahead
             self._ask_ahead()
             if not self._fetched:
                 return 0
             self._block = memoryview(self._fetched.popleft().result())
-            self._ask_ahead()
+            if not is_first:  # which may be all that a reader of the header wants
+                self._ask_ahead()
         count = min(len(buffer), len(self._block))
         buffer[:count] = self._block[:count]
         self._block = self._block[count:]
@@ -165,29 +177,41 @@ class _RangeStream(io.RawIOBase):
     def close(self) -> None:
         if not self.closed:
             self._pool.shutdown(cancel_futures=True)
+            self._count(-1)
         super().close()
+
+    @classmethod
+    def _count(cls, change: int) -> None:
+        with cls._counting:
+            cls._open += change
 
     def _ask_ahead(self) -> None:
         self._ahead = min(self._ahead + 1, AHEAD)
         while len(self._fetched) < self._ahead and (block := next(self._ranges, None)) is not None:
             self._fetched.append(self._pool.submit(self._fetch, *block))
 
+    def _growing_ranges(self) -> Iterator[tuple[int, int]]:
+        """Start and end of each block: small ones first, for a reader who wants no more than a header."""
+        start, step = 0, min(FIRST_BLOCK, BLOCK)
+        while start < self.size:
+            yield start, min(start + step, self.size)
+            start, step = start + step, min(4 * step, max(BLOCK // self._open, FIRST_BLOCK))
+
     def _fetch(self, start: int, end: int) -> bytes:
         def once() -> bytes:
-            block = bytes(self._path.fs.cat_file(self._path.path, start=start, end=end))
+            try:
+                block = bytes(self._path.fs.cat_file(self._path.path, start=start, end=end))
+            except OSError as error:
+                if answered(error) != "InvalidRange":
+                    raise
+                block = b""
             if len(block) != end - start:
+                if int(self._path.fs.info(self._path.path)["size"]) != self.size:
+                    raise Replaced(f"{self._path}: was replaced while it was read")
                 raise Passing(f"{len(block)} bytes came in place of {end - start}")
             return block
 
         return patiently(self._path, once)
-
-
-def _growing_ranges(size: int) -> Iterator[tuple[int, int]]:
-    """Start and end of each block: small ones first, for a reader who wants no more than a header."""
-    start, step = 0, min(FIRST_BLOCK, BLOCK)
-    while start < size:
-        yield start, min(start + step, size)
-        start, step = start + step, min(4 * step, BLOCK)
 
 
 def _local_listing(folder: Path) -> Listing:

@@ -10,7 +10,7 @@ from pydantic import Field, PrivateAttr
 
 from kwneuro_assets.imaging import Dwi, MapSet, Volume
 from kwneuro_assets.storage.sidecar import Provenance
-from kwneuro_assets.storage.store import DerivativeStore, StoreError
+from kwneuro_assets.storage.store import DerivativeStore, StoreError, Verify
 from kwneuro_assets.subjects import SubjectKey
 from kwneuro_assets.versioning.content import Value
 from kwneuro_assets.versioning.records import recorded
@@ -34,7 +34,7 @@ class DerivativeIOManager(ConfigurableIOManager):
 
     url: str = Field(description="Folder or URL (s3://bucket/prefix) of the derivatives dataset.")
     source_url: str = Field("", description="The dataset that they are derived from, named in their description.")
-    verify: str = Field("always", description="When files are compared with their checksums: always, first or never.")
+    verify: Verify = Field("always", description="When files are compared with their checksums: always, first or never.")
     cache_gb: float = Field(2.0, description="Values kept in memory for later steps of a run, in GB.")
 
     _store: DerivativeStore | None = PrivateAttr(default=None)
@@ -43,7 +43,7 @@ class DerivativeIOManager(ConfigurableIOManager):
     @property
     def store(self) -> DerivativeStore:
         if self._store is None:
-            self._store = DerivativeStore(self.url, self.source_url, self.verify)  # type: ignore[arg-type]
+            self._store = DerivativeStore(self.url, self.source_url, self.verify)
         return self._store
 
     def handle_output(self, context: OutputContext, obj: Made) -> None:

@@ -13,6 +13,7 @@ from upath import UPath
 
 from kwneuro_assets.storage.patience import StorageError
 
+_S3 = ("s3", "s3a")
 # One attempt of botocore's: trying again is ours (patience.py). Seconds.
 _S3_CLIENT = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1}}
 
@@ -32,14 +33,22 @@ def location(url: str | Path, *, anonymous: bool = False) -> UPath:
     if protocol in ("file", "local"):
         local = text[match.end() :] if match else text
         return UPath(Path(local).expanduser().absolute())
-    parts = urlsplit(text)
-    if "@" in parts.netloc:
-        raise StorageError(
-            f"the URL {protocol}://...@{parts.netloc.rpartition('@')[2]} holds credentials, which would be shown and "
-            "logged: expected them in the environment (for S3, the usual AWS variables, profile or role)"
-        )
+    refuse_credentials(text)
     _require_known(protocol, text)
-    return UPath(text, **_options(protocol, anonymous))
+    path = UPath(text, **_options(protocol, anonymous))
+    if protocol in _S3:
+        path.fs.retries = 1  # s3fs tries five times by itself
+    return path
+
+
+def refuse_credentials(url: str) -> None:
+    """Raise StorageError for a URL with a user or password in it, without repeating them."""
+    if "://" in url and "@" in urlsplit(url).netloc:
+        protocol, place = url.partition("://")[0], urlsplit(url).netloc.rpartition("@")[2]
+        raise StorageError(
+            f"the URL {protocol}://...@{place} holds credentials, which would be shown and logged: expected them in the "
+            "environment (for S3, the usual AWS variables, profile or role)"
+        )
 
 
 def is_local(path: Path | UPath) -> bool:
@@ -47,7 +56,7 @@ def is_local(path: Path | UPath) -> bool:
 
 
 def _options(protocol: str, anonymous: bool) -> dict[str, Any]:
-    if protocol in ("s3", "s3a"):
+    if protocol in _S3:
         # Listings are not remembered: another process may have written since.
         return {"use_listings_cache": False, "anon": anonymous, "config_kwargs": _S3_CLIENT}
     return {}
@@ -56,11 +65,11 @@ def _options(protocol: str, anonymous: bool) -> dict[str, Any]:
 def _require_known(protocol: str, url: str) -> None:
     known = fsspec.available_protocols()
     if protocol not in known:
-        nearest = difflib.get_close_matches(protocol, known, n=1)
+        nearest = difflib.get_close_matches(protocol, known, n=1, cutoff=0.5)
         hint = f"; did you mean {nearest[0]}://?" if nearest else ""
         raise StorageError(f"{url}: expected a folder, s3://bucket/prefix or another URL of fsspec's{hint}")
     try:
         fsspec.get_filesystem_class(protocol)
     except ImportError as error:
-        package = "'kwneuro-assets[s3]'" if protocol in ("s3", "s3a") else f"what fsspec asks for ({error})"
+        package = "'kwneuro-assets[s3]'" if protocol in _S3 else f"what fsspec asks for ({error})"
         raise StorageError(f"{url}: this protocol needs a package: pip install {package}") from None

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
-from isal import igzip, isal_zlib
+from isal import igzip, igzip_threaded, isal_zlib
 from numpy.typing import NDArray
 from upath import UPath
 
@@ -26,6 +26,7 @@ from kwneuro_assets.storage.files import Opened, opened
 COMPRESSION_LEVEL = 1  # isal's levels 2 and 3 take longer and gain under 3 % on float32 images
 SCANNER_FRAME = 1  # NIFTI_XFORM_SCANNER_ANAT
 _BUFFER = 1 << 20  # bytes
+_INFLATED = 1 << 18  # bytes that are inflated at once; eight times as many are read of the file
 _GZIP_MAGIC = b"\x1f\x8b"
 _MOST_EXPANSION = 1032  # deflate's own limit: 258 bytes out of two bits (zlib's technical details)
 _UNSCALED = (1.0, 0.0)
@@ -52,7 +53,9 @@ def write_nifti(file: IO[bytes], volume: Volume) -> None:
         stream.write(b"\0" * (header.single_vox_offset - len(header.binaryblock)))
         for part in _last_axis(volume.array):
             # Flat in NIfTI's order: a view where the array is in that order, as those that are read or made here are.
-            stream.write(part.ravel(order="F").data)
+            flat = part.ravel(order="F").view(np.uint8)
+            for start in range(0, flat.size, _BUFFER):
+                stream.write(flat[start : start + _BUFFER].data)
 
 
 def read_nifti(path: Path | UPath, volumes: range | None = None) -> Volume:
@@ -85,7 +88,7 @@ def decode_nifti(file: Opened, volumes: range | None = None) -> Volume:
 
 def decode_grid(file: Opened) -> tuple[tuple[int, ...], NDArray[np.float64]]:
     """As `read_grid`, of a file that is open."""
-    with _named(file.where), _decompressed(file) as (stream, _):
+    with _named(file.where), _decompressed(file, ahead=False) as (stream, _):
         header = _read_header(stream)
         return tuple(int(size) for size in header.get_data_shape()), _world_affine(header)
 
@@ -112,14 +115,18 @@ def _named(where: str) -> Iterator[None]:
 
 
 @contextmanager
-def _decompressed(file: Opened) -> Iterator[tuple[io.BufferedReader, int]]:
-    """The content of the file, and the most bytes that it can hold."""
+def _decompressed(file: Opened, *, ahead: bool = True) -> Iterator[tuple[io.BufferedReader, int]]:
+    """The content of the file, decompressed `ahead` of its reader, and the most bytes that it can hold."""
     start = file.stream.peek(2)[:2]
     if not start:
         raise InvalidData("image", expected="a NIfTI file", found="an empty file")
-    if start == _GZIP_MAGIC:
+    if start == _GZIP_MAGIC and not ahead:
         with igzip.IGzipFile(fileobj=file.stream, mode="rb") as stream:
-            yield io.BufferedReader(stream, _BUFFER), file.size * _MOST_EXPANSION
+            yield io.BufferedReader(stream), file.size * _MOST_EXPANSION
+    elif start == _GZIP_MAGIC:
+        # In a thread of its own, so that the next block is inflated while this one is put in its place.
+        with igzip_threaded.open(file.stream, "rb", threads=1, block_size=_INFLATED) as stream:
+            yield stream, file.size * _MOST_EXPANSION
     else:
         yield file.stream, file.size
 

@@ -147,6 +147,8 @@ def _reason(error: Exception) -> str:
         return f"the server answered {code or status}"
     if isinstance(error, Passing):
         return str(error)
+    if "Checksum" in name:
+        return "other bytes came than its checksum says"
     if "ConnectTimeout" in name or "EndpointConnection" in name or isinstance(error, ConnectionRefusedError):
         return "it cannot be reached"
     if "Timeout" in name:

@@ -1,4 +1,9 @@
-"""Stages of remote folders. On S3 files are uploaded in parts while they are written, and appear when completed."""
+"""Stages of remote folders. On S3 files are uploaded in parts while they are written, and appear when completed.
+
+A process that stood still may have lost its lease when it goes on, so each act that is seen asks for the lease right
+before it. On S3 nothing can come even between the two: whoever takes over aborts the uploads that its predecessor
+began, and so none of them, however small, can be put among the files of its successor.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +25,12 @@ from kwneuro_assets.storage.patience import Passing, StorageError, patiently
 from kwneuro_assets.storage.sidecar import StoredFile
 from kwneuro_assets.storage.staging import DigestedWriter, Owns, Stage, Writer
 
-PART = 16 << 20  # bytes; with S3's most parts, 10 000, the largest file is 160 GB
-UPLOADS = 4  # parts on their way at once: 64 MB
+PART = 8 << 20  # bytes; with S3's most parts, 10 000, the largest file is 80 GB
+UPLOADS = 4  # parts on their way at once, of all that this process writes: 32 MB, which the HTTP client holds twice
 _CORRUPTED = 3  # answers with a wrong checksum after which the server's ETags are no MD5
 
 _log = logging.getLogger(__name__)
+_room = threading.BoundedSemaphore(UPLOADS)
 
 
 @contextmanager
@@ -61,11 +67,13 @@ class _SpooledStage:
         return stored
 
     def commit(self, name: str) -> None:
+        self._lease.require()
         path = self._folder / name
         patiently(path, lambda: path.fs.put_file(str(self._scratch / name), path.path))
         (self._scratch / name).unlink()
 
     def remove(self, name: str) -> None:
+        self._lease.require()
         path = self._folder / name
         patiently(path, lambda: remove(path))
 
@@ -80,11 +88,10 @@ class _S3Stage:
         self._folder = folder
         self._lease = lease
         self._pool = pool
-        self._room = threading.BoundedSemaphore(UPLOADS)
         self._uploads: dict[str, _Upload] = {}
 
     def write(self, name: str, writer: Writer) -> StoredFile:
-        upload = self._uploads[name] = _Upload(self._folder / name, self._pool, self._room)
+        upload = self._uploads[name] = _Upload(self._folder / name, self._pool)
         digested = DigestedWriter(upload.write)
         try:
             writer(digested)  # type: ignore[arg-type]  # a write-only stream is all a writer needs
@@ -94,10 +101,12 @@ class _S3Stage:
         return stored
 
     def commit(self, name: str) -> None:
+        self._lease.require()
         self._uploads[name].complete()
         del self._uploads[name]
 
     def remove(self, name: str) -> None:
+        self._lease.require()
         path = self._folder / name
         patiently(path, lambda: remove(path))
 
@@ -120,53 +129,46 @@ def _s3_stage(folder: UPath, lease: Lease) -> Iterator[Stage]:
 
 
 class _Upload:
-    """One object on its way: its parts while it is written, or its content where that is less than a part."""
+    """One object on its way, in parts that are sent while it is written."""
 
-    def __init__(self, path: UPath, pool: ThreadPoolExecutor, room: threading.BoundedSemaphore) -> None:
+    def __init__(self, path: UPath, pool: ThreadPoolExecutor) -> None:
         self._path = path
         self._s3 = _S3Object(path)
         self._pool = pool
-        self._room = room
-        self._blocks: list[bytes] = []
-        self._size = 0
+        self._content = bytearray()
         self._upload_id: str | None = None
         self._parts: list[Future[bytes]] = []
         self._failed: Exception | None = None
 
     def write(self, block: bytes) -> None:
-        self._blocks.append(block)
-        self._size += len(block)
-        if self._size >= PART:
-            self._send(b"".join(self._blocks))
-            self._blocks, self._size = [], 0
+        self._content += block
+        if len(self._content) >= PART:
+            self._send()
 
     def finish(self) -> None:
         """Wait until all that was written has arrived."""
-        if self._upload_id is not None:
-            if self._blocks:
-                self._send(b"".join(self._blocks))
-                self._blocks = []
-            for part in self._parts:
-                part.result()
+        if self._content or not self._parts:  # an empty file is one empty part
+            self._send()
+        for part in self._parts:
+            part.result()
 
     def complete(self) -> None:
-        if self._upload_id is None:
-            self._s3.put(b"".join(self._blocks))
-        else:
-            self._s3.complete(self._upload_id, [part.result() for part in self._parts])
+        assert self._upload_id is not None, "finish() comes first"
+        self._s3.complete(self._upload_id, [part.result() for part in self._parts])
 
     def abort(self) -> None:
         if self._upload_id is not None:
             wait(self._parts)
             self._s3.abort(self._upload_id)
 
-    def _send(self, content: bytes) -> None:
+    def _send(self) -> None:
         if self._failed:
             raise self._failed
+        content, self._content = self._content, bytearray()
         if self._upload_id is None:
             self._upload_id = self._s3.start()
         upload_id, number = self._upload_id, len(self._parts) + 1
-        self._room.acquire()
+        _room.acquire()
 
         def send() -> bytes:
             try:
@@ -175,7 +177,7 @@ class _Upload:
                 self._failed = error  # told at the next part, not at the end
                 raise
             finally:
-                self._room.release()
+                _room.release()
 
         self._parts.append(self._pool.submit(send))
 
@@ -190,15 +192,29 @@ class _S3Object:
         bucket, key, _ = path.fs.split_path(path.path)
         self._object = {"Bucket": bucket, "Key": key}
 
-    def put(self, content: bytes) -> None:
-        self._checked(content, "put_object")
-
     def start(self) -> str:
         return str(self._call("create_multipart_upload")["UploadId"])
 
-    def send(self, upload_id: str, number: int, content: bytes) -> bytes:
-        """Upload one part; returns its ETag."""
-        return self._checked(content, "upload_part", UploadId=upload_id, PartNumber=number)
+    def send(self, upload_id: str, number: int, content: bytearray) -> bytes:
+        """Upload one part, which has arrived as it was sent where the ETag is its MD5; returns the ETag."""
+        digest = hashlib.md5(content, usedforsecurity=False)
+        differing = 0
+
+        def once() -> bytes:
+            nonlocal differing
+            answer = self._path.fs.call_s3(
+                "upload_part", **self._object, UploadId=upload_id, PartNumber=number, Body=content,
+                ContentMD5=base64.b64encode(digest.digest()).decode(),
+            )  # fmt: skip
+            etag = str(answer["ETag"]).strip('"')
+            if _S3Object._etags_are_md5 and etag != digest.hexdigest():
+                differing += 1
+                if differing < _CORRUPTED:
+                    raise Passing("other bytes arrived than were sent")
+                _S3Object._etags_are_md5 = False
+            return etag.encode()
+
+        return patiently(self._path, once)
 
     def complete(self, upload_id: str, etags: list[bytes]) -> None:
         parts = [{"PartNumber": number, "ETag": etag.decode()} for number, etag in enumerate(etags, 1)]
@@ -212,29 +228,10 @@ class _S3Object:
     def abort(self, upload_id: str) -> None:
         try:
             self._call("abort_multipart_upload", UploadId=upload_id)
-        except (FileNotFoundError, StorageError) as error:  # it is invisible, and the next write removes it
+        except FileNotFoundError:
+            pass  # it is gone: completed, or aborted by another process
+        except StorageError as error:  # it is invisible, and the next write removes it
             _log.warning("%s: an unfinished upload remains: %s", self._path, error)
-
-    def _checked(self, content: bytes, request: str, **parameters: object) -> bytes:
-        """Upload `content`, which has arrived as it was sent where the ETag is its MD5; returns the ETag."""
-        digest = hashlib.md5(content, usedforsecurity=False)
-        differing = 0
-
-        def once() -> bytes:
-            nonlocal differing
-            answer = self._path.fs.call_s3(
-                request, **self._object, **parameters, Body=content,
-                ContentMD5=base64.b64encode(digest.digest()).decode(),
-            )  # fmt: skip
-            etag = str(answer["ETag"]).strip('"')
-            if _S3Object._etags_are_md5 and etag != digest.hexdigest():
-                differing += 1
-                if differing < _CORRUPTED:
-                    raise Passing("other bytes arrived than were sent")
-                _S3Object._etags_are_md5 = False
-            return etag.encode()
-
-        return patiently(self._path, once)
 
     def _is_made_of(self, etags: list[bytes]) -> bool:
         """Whether the object that stands is the one of these parts, by S3's rule for its ETag."""

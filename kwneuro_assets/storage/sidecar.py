@@ -1,4 +1,7 @@
-"""The JSON sidecar of a derivative: what it is, how it was made, and the mark that it is complete."""
+"""The JSON sidecar of a derivative: what it is, how it was made, and the mark that it is complete.
+
+It ends with a digest of all else that it says: a value may lie in it alone, as a response function does.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from kwneuro_assets.versioning.content import text_version
+
+DIGEST = "SidecarSha256"  # over the canonical JSON of the rest, so that a tool may lay the text out anew
 
 
 @dataclass(frozen=True)
@@ -44,31 +51,26 @@ class Sidecar:
 
     def to_json(self) -> str:
         made = self.provenance
-        return (
-            json.dumps(
-                {
-                    "Description": made.description,
-                    **made.bids,
-                    "Sources": list(made.sources),
-                    "ValueType": self.value_type,
-                    **({"Content": dict(self.content)} if self.content else {}),
-                    "Parameters": dict(made.parameters),
-                    "CodeVersion": made.code_version,
-                    "DataVersion": made.data_version,
-                    "InputDataVersions": dict(made.input_data_versions),
-                    "Files": {name: {"Size": file.size, "Sha256": file.sha256} for name, file in self.files.items()},
-                },
-                indent=2,
-                ensure_ascii=False,
-                allow_nan=False,
-            )
-            + "\n"
-        )
+        tree = {
+            "Description": made.description,
+            **made.bids,
+            "Sources": list(made.sources),
+            "ValueType": self.value_type,
+            **({"Content": dict(self.content)} if self.content else {}),
+            "Parameters": dict(made.parameters),
+            "CodeVersion": made.code_version,
+            "DataVersion": made.data_version,
+            "InputDataVersions": dict(made.input_data_versions),
+            "Files": {name: {"Size": file.size, "Sha256": file.sha256} for name, file in self.files.items()},
+        }
+        return json.dumps({**tree, DIGEST: text_version(tree)}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Sidecar:
         """Raises ValueError or KeyError for a text that no version of this class wrote."""
         tree = json.loads(text)
+        if tree.pop(DIGEST) != text_version(tree):
+            raise ValueError(f"its content is not the one of its {DIGEST}")
         own = {
             "Description", "Sources", "ValueType", "Content", "Parameters", "CodeVersion", "DataVersion",
             "InputDataVersions", "Files",

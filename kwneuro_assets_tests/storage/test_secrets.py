@@ -1,0 +1,81 @@
+"""No credential is ever written down: not in the log, the database, the store, an error text or a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kwneuro_assets_tests.fault_proxy import FaultProxy
+from kwneuro_assets_tests.project import Project
+from kwneuro_assets_tests.s3_server import KEY, SECRET, S3Bucket
+from kwneuro_assets_tests.small_dataset import write_mask, write_series
+
+TOKEN = "kwneuro-test-session-token-2b7e151628aed2a6"
+PASSWORD = "kwneuro-test-password-9f86d081884c7d65"
+SECRETS = (SECRET, TOKEN, PASSWORD)
+
+pytestmark = pytest.mark.slow  # five runs of the command line
+
+
+@pytest.fixture
+def project(tmp_path: Path, s3_bucket: S3Bucket) -> Project:
+    """Source and store in one bucket; nothing of it in a local folder but the Dagster instance."""
+    project = Project(
+        tmp_path / "home",
+        {
+            **s3_bucket.server.environment(),
+            "AWS_SESSION_TOKEN": TOKEN,
+            "KWNEURO_SOURCE": f"{s3_bucket.url}/raw",
+            "KWNEURO_STORE": f"{s3_bucket.url}/derivatives",
+        },
+    )
+    project.write_settings({"brain_mask": {"method": "provided"}})
+    local = tmp_path / "raw"
+    write_series(local)
+    write_mask(local)
+    for path in sorted(local.rglob("*")):
+        if path.is_file():
+            key = f"raw/{path.relative_to(local).as_posix()}"
+            s3_bucket.server.client.put_object(Bucket=s3_bucket.name, Key=key, Body=path.read_bytes())
+    return project
+
+
+def written(project: Project, bucket: S3Bucket) -> Iterator[tuple[str, bytes]]:
+    """Every file of the project, its databases and their journals included, and every object of the bucket."""
+    for path in sorted(project.home.rglob("*")):
+        if path.is_file():
+            yield str(path), path.read_bytes()
+    yield from bucket.contents().items()
+
+
+def leaks(project: Project, bucket: S3Bucket, said: list[str]) -> list[tuple[str, str]]:
+    places = [*written(project, bucket), *((f"output {index}", text.encode()) for index, text in enumerate(said))]
+    return [(place, secret) for place, content in places for secret in SECRETS if secret.encode() in content]
+
+
+def test_no_credential_is_written_down_whatever_goes_wrong(project: Project, s3_bucket: S3Bucket) -> None:
+    said: list[str] = []
+
+    def run(code: int, *arguments: str, **changed: str) -> str:
+        done = Project(project.home, {**project.environment, **changed}).command("run", *arguments)
+        said.append(done.stdout + done.stderr)
+        assert done.returncode == code, said[-1]
+        return said[-1]
+
+    run(0, "--select", "denoised_dwi,mean_b0,brain_mask")
+    # What fails inside a step leaves its traceback in the event log.
+    with FaultProxy(s3_bucket.server.endpoint, faults=["reset"], probability=0.0) as proxy:
+        for _ in range(200):
+            proxy.once("reset", method="PUT", path="*_model-tensor_*")
+        assert "dti: failed" in run(1, "--select", "dti", AWS_ENDPOINT_URL=proxy.endpoint)
+    run(2, "--store", f"{s3_bucket.url}-that-there-is-not/store", "--source", f"{s3_bucket.url}-not-there/raw")
+    told = run(2, "--source", f"s3://{KEY}:{PASSWORD}@{s3_bucket.name}/raw")
+    assert "holds credentials" in told
+    run(2, "--select", "noddi", "--store", f"s3://{KEY}:{PASSWORD}@{s3_bucket.name}/derivatives")
+    assert leaks(project, s3_bucket, said) == []
+    # The search finds what is there.
+    everything = b"".join(content for _, content in written(project, s3_bucket))
+    assert s3_bucket.name.encode() in everything
+    assert b"is the place reachable?" in everything, "the failure of dti is in the event log"
