@@ -15,7 +15,7 @@ from kwneuro_assets.threads import thread_count
 Tell = Callable[[int, int], object]  # derivatives done, and derivatives in all
 
 _REMOTE_THREADS = 8  # requests wait for a network, not for a processor
-_COPIES = 2  # derivatives that are copied at once, of which each has several files on their way
+_COPIES = 1  # derivatives that are copied at once: each has several files on their way, both down and up
 
 
 @dataclass

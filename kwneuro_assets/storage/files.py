@@ -20,8 +20,8 @@ from kwneuro_assets.storage.location import is_local
 from kwneuro_assets.storage.patience import Passing, StorageError, answered, patiently
 
 FIRST_BLOCK = 1 << 20
-BLOCK = 24 << 20  # bytes of one request; files that are read at once share them
-AHEAD = 3  # blocks that are asked for before they are needed: 72 MB, twice that while they arrive
+BLOCK = 28 << 20  # bytes of one request; files that are read at once share them
+AHEAD = 2  # blocks that are asked for before they are needed: 56 MB, twice that while they arrive
 _BUFFER = 1 << 20
 _HASHED_AHEAD = 8  # blocks that wait for their digest
 

@@ -34,7 +34,7 @@ class DerivativeIOManager(ConfigurableIOManager):
 
     url: str = Field(description="Folder or URL (s3://bucket/prefix) of the derivatives dataset.")
     source_url: str = Field("", description="The dataset that they are derived from, named in their description.")
-    verify: Verify = Field("always", description="When files are compared with their checksums: always, first or never.")
+    verify: Verify = Field("always", description="When files are compared with checksums: always, first or never.")
     cache_gb: float = Field(2.0, description="Values kept in memory for later steps of a run, in GB.")
 
     _store: DerivativeStore | None = PrivateAttr(default=None)

@@ -24,8 +24,8 @@ def location(url: str | Path, *, anonymous: bool = False) -> UPath:
     Without a protocol, or with `file://`, it is a local path. On S3, credentials, region and endpoint come from the
     usual AWS chain (environment, profile, role), or, where `anonymous`, none are used, as public datasets want.
 
-    Raises StorageError for a protocol that fsspec does not know or whose package is not installed, and for a URL with
-    a password in it.
+    Raises StorageError for a protocol that fsspec does not know or whose package is not installed, for S3 without a
+    bucket, and for a URL with a password in it.
     """
     text = str(url)
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
@@ -35,6 +35,8 @@ def location(url: str | Path, *, anonymous: bool = False) -> UPath:
         return UPath(Path(local).expanduser().absolute())
     refuse_credentials(text)
     _require_known(protocol, text)
+    if protocol in _S3 and not urlsplit(text).netloc:
+        raise StorageError(f"{text}: expected s3://bucket/prefix")
     path = UPath(text, **_options(protocol, anonymous))
     if protocol in _S3:
         path.fs.retries = 1  # s3fs tries five times by itself
@@ -46,7 +48,7 @@ def refuse_credentials(url: str) -> None:
     if "://" in url and "@" in urlsplit(url).netloc:
         protocol, place = url.partition("://")[0], urlsplit(url).netloc.rpartition("@")[2]
         raise StorageError(
-            f"the URL {protocol}://...@{place} holds credentials, which would be shown and logged: expected them in the "
+            f"the URL {protocol}://...@{place} holds credentials, which would be shown and logged: expected in the "
             "environment (for S3, the usual AWS variables, profile or role)"
         )
 

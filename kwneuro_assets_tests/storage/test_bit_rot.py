@@ -141,9 +141,8 @@ def test_a_bit_that_turns_over_in_a_sidecar_is_found_or_changes_nothing(root: Pa
                 sidecar.value_type, sidecar.content, sidecar.files,
             )  # fmt: skip
             assert read.data_version == data_version(value)
-    # The bits of the digest's own name, and those that make 1e-05 of 1E-05.
-    assert len(harmless) <= 8 * len(DIGEST) + 5
-    for text in random.Random(asset).sample(harmless, 3):
+    assert len(harmless) <= 5, "but for 1e-05, which may also be spelt 1E-05"
+    for text in harmless:
         path.write_bytes(text)
         assert data_version(store.read(asset, subject)[0]) == data_version(value)
     path.write_bytes(whole)
@@ -185,15 +184,15 @@ def test_a_sidecar_that_a_tool_has_laid_out_anew_is_the_same(root: Path) -> None
     path.write_bytes(whole)
 
 
-def test_a_sidecar_from_before_there_was_a_digest_is_read(root: Path) -> None:
+def test_a_sidecar_without_its_digest_is_told(root: Path) -> None:
     subject, store = SUBJECTS[3], DerivativeStore(root)
     path = root / NAMES["dti"].sidecar(subject)
     whole = path.read_bytes()
     tree = json.loads(whole)
     del tree[DIGEST]
     path.write_text(json.dumps(tree))
-    value, sidecar = store.read("dti", subject)
-    assert data_version(value) == sidecar.data_version
+    with pytest.raises(Damaged, match=f"^{path}: is not a sidecar of this store .*Make it with: kwneuro"):
+        store.read("dti", subject)
     path.write_bytes(whole)
 
 

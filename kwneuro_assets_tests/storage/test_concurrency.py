@@ -89,7 +89,7 @@ def test_a_writer_that_stood_still_for_too_long_does_not_mix_its_files_with_thos
 
 @pytest.mark.slow
 def test_threads_of_one_process_take_turns(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    threads, writes = 4, 3
+    threads, writes = 3, 2
     store = DerivativeStore(place.url)
     numbers = [range(1 + first * writes, 1 + (first + 1) * writes) for first in range(threads)]
 

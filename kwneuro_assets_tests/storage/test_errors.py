@@ -1,154 +1,291 @@
-"""A place that cannot be used is told in one sentence that names it, soon, and without a traceback."""
+"""What cannot be had is told in one sentence: which place, why, and what to do."""
 
 from __future__ import annotations
 
+import json
+import os
 import socket
-import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
+from s3fs import S3FileSystem  # type: ignore[import-untyped]
 
-from kwneuro_assets.imaging import NotApplicable
+from kwneuro_assets.errors import ActionableError
+from kwneuro_assets.imaging import Volume
 from kwneuro_assets.storage import patience
 from kwneuro_assets.storage.location import location
-from kwneuro_assets.storage.patience import StorageError
 from kwneuro_assets.storage.sidecar import Provenance
 from kwneuro_assets.storage.store import DerivativeStore
 from kwneuro_assets.subjects import SubjectKey
 from kwneuro_assets_tests.project import Project
-from kwneuro_assets_tests.s3_server import S3Bucket, S3Server
+from kwneuro_assets_tests.s3_server import KEY, SECRET, S3Bucket
+from kwneuro_assets_tests.small_dataset import AFFINES, write_dataset
+from kwneuro_assets_tests.storage.refusing_server import RefusingServer
 
 SUBJECT = SubjectKey("01")
+URL = "s3://a-bucket/study"
+PASSWORD = "kwneuro-test-password-77f1"
+TOKEN = "kwneuro-test-session-token-31bc"
+SECRETS = (SECRET, PASSWORD, TOKEN)
 
 
-@contextmanager
-def answering(status: int, code: str) -> Iterator[str]:
-    """The endpoint of a server that answers every request so, as S3 does."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def answer(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            body = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("Content-Type", "application/xml")
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer  # noqa: N815
-
-        def log_message(self, format: str, *values: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """Credentials that lead nowhere by themselves: a test sets the endpoint."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    variables = {
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_SESSION_TOKEN": TOKEN,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(patience, "FIRST_DELAY", 0.005)
+    S3FileSystem.clear_instance_cache()
+    yield variables
+    S3FileSystem.clear_instance_cache()
 
 
-@pytest.fixture
-def lead_to(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Points this process's S3 client to an endpoint."""
-    import s3fs
-
-    def lead(endpoint: str) -> None:
-        for name, value in s3_server.environment(endpoint).items():
-            monkeypatch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-
-    monkeypatch.setattr(patience, "FIRST_DELAY", 0.001)
-    yield lead
-    s3fs.S3FileSystem.clear_instance_cache()
+def write(store: DerivativeStore) -> None:
+    value = Volume(np.ones((3, 3, 3), np.float32), AFFINES["oblique"])
+    store.write("mean_b0", SUBJECT, value, Provenance("ones", "1-00000000", "0" * 64))
 
 
-ANSWERS = {
-    "forbidden": (403, "AccessDenied", r"access is denied \(AccessDenied\): check what the credentials may do"),
-    "wrong key": (403, "InvalidAccessKeyId", r"the credentials are not accepted \(InvalidAccessKeyId\)"),
-    "wrong secret": (403, "SignatureDoesNotMatch", r"the credentials are not accepted \(SignatureDoesNotMatch\)"),
-    "expired": (400, "ExpiredToken", r"the credentials are not accepted \(ExpiredToken\)"),
-    "no bucket": (404, "NoSuchBucket", "there is no such bucket"),
-    "full": (507, "XMinioStorageFull", "is full: make room and run again"),
-    "overloaded": (503, "SlowDown", r"the server answered SlowDown, \d times: is the place reachable\?"),
-    "broken": (500, "InternalError", r"the server answered InternalError, \d times: is the place reachable\?"),
+ACTS: dict[str, Callable[[DerivativeStore], object]] = {
+    "write": write,
+    "read": lambda store: store.read("mean_b0", SUBJECT),
+    "subjects": lambda store: store.subjects(),
 }
 
 
-@pytest.mark.parametrize(("status", "code", "told"), ANSWERS.values(), ids=list(ANSWERS))
-def test_an_answer_that_will_not_change_is_one_sentence(
-    lead_to: Callable[[str], None], status: int, code: str, told: str
+def told(act: Callable[[], object]) -> str:
+    """The one sentence that `act` ends with."""
+    with pytest.raises(ActionableError) as caught:
+        act()
+    text = str(caught.value)
+    assert "\n" not in text
+    assert not any(secret in text for secret in SECRETS)
+    assert caught.value.__cause__ is None
+    is_alone = caught.value.__context__ is None or caught.value.__suppress_context__
+    assert is_alone, "a traceback would show what the library said"
+    return text
+
+
+@pytest.mark.parametrize("act", ACTS.values(), ids=list(ACTS))
+@pytest.mark.parametrize(
+    ("status", "code", "sentence"),
+    [
+        (403, "AccessDenied", "access is denied (AccessDenied): check what the credentials may do"),
+        (403, "InvalidAccessKeyId", "the credentials are not accepted (InvalidAccessKeyId)"),
+        (403, "SignatureDoesNotMatch", "the credentials are not accepted (SignatureDoesNotMatch)"),
+        (400, "InvalidToken", "the credentials are not accepted (InvalidToken)"),
+        (400, "ExpiredToken", "the credentials are not accepted (ExpiredToken)"),
+        (404, "NoSuchBucket", "there is no such bucket"),
+        (507, "InsufficientStorage", "is full: make room and run again; what stood before is untouched"),
+        (403, "InvalidObjectState", "is archived: restore it first"),
+        (400, "InvalidRequest", "the server answered InvalidRequest"),
+    ],
+)
+def test_what_a_server_refuses_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, act: Callable[[DerivativeStore], object], status: int, code: str, sentence: str
 ) -> None:
-    with answering(status, code) as endpoint:
-        lead_to(endpoint)
-        store = DerivativeStore("s3://somewhere/study")
-        with pytest.raises(StorageError, match=rf"^s3://somewhere/study.*: {told}") as reading:
-            store.read("dti", SUBJECT)
-        with pytest.raises(StorageError, match=rf"^s3://somewhere/study.*: {told}") as writing:
-            store.write("dti", SUBJECT, NotApplicable("a test"), Provenance("", "1-0", "0"))
-    for caught in (reading, writing):
-        assert "\n" not in str(caught.value)
-        assert caught.value.__cause__ is None, "a library's own error may hold what must not be shown"
+    with RefusingServer(status, code) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        text = told(lambda: act(DerivativeStore(URL)))
+        assert text.startswith(URL)
+        assert text.endswith(f": {sentence}")
+        assert server.requests == 1, "what will not pass is not tried again"
 
 
-def test_a_server_that_is_not_there_is_named(lead_to: Callable[[str], None]) -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        lead_to(f"http://127.0.0.1:{closed.getsockname()[1]}")
-        with pytest.raises(StorageError, match=r"^s3://somewhere/.*: it cannot be reached, \d times"):
-            DerivativeStore("s3://somewhere/study").read("dti", SUBJECT)
-
-
-def test_without_credentials_the_way_to_give_them_is_told(
-    lead_to: Callable[[str], None], s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (500, "InternalError")])
+def test_what_a_server_may_yet_grant_is_asked_for_some_times(
+    monkeypatch: pytest.MonkeyPatch, status: int, code: str
 ) -> None:
-    lead_to(s3_server.endpoint)
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.delenv(name)
-    with pytest.raises(StorageError, match="no credentials were found: set the usual AWS variables"):
-        DerivativeStore("s3://somewhere/study").read("dti", SUBJECT)
+    with RefusingServer(status, code) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        text = told(lambda: DerivativeStore(URL).subjects())
+        assert text.endswith(f": the server answered {code}, 7 times: is the place reachable?")
+        assert server.requests == patience.ATTEMPTS
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("status", "code", "sentence"),
     [
-        ("s4://bucket/study", "did you mean s3://"),
-        ("nowhere-known://x", "expected a folder, s3://bucket/prefix or another URL"),
-        ("s3://key:password@bucket/study", r"s3://\.\.\.@bucket holds credentials"),
-        ("sftp://me@host/study", r"sftp://\.\.\.@host holds credentials"),
+        (403, "AccessDenied", "access is denied (AccessDenied): check what the credentials may do"),
+        (507, "InsufficientStorage", "is full: make room and run again; what stood before is untouched"),
     ],
 )
-def test_a_url_that_cannot_be_one_is_refused(url: str, told: str) -> None:
-    with pytest.raises(StorageError, match=told) as caught:
-        location(url)
-    assert "password" not in str(caught.value)
+def test_a_place_that_may_be_read_but_not_written_is_told(
+    monkeypatch: pytest.MonkeyPatch, status: int, code: str, sentence: str
+) -> None:
+    with RefusingServer(status, code, methods=("PUT", "POST")) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        store = DerivativeStore(URL)
+        assert store.subjects() == []
+        assert told(lambda: write(store)).endswith(f": {sentence}")
 
 
-def test_a_store_of_a_later_format_is_refused_for_reading_and_writing(tmp_path: Path) -> None:
-    store = DerivativeStore(tmp_path)
-    store.write("dti", SUBJECT, NotApplicable("a test"), Provenance("", "1-0", "0"))
+def test_a_full_server_keeps_what_stood_before(s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has room for what is small, such as the lock, and for no image."""
+    store = DerivativeStore(s3_bucket.url)
+    write(store)
+    before = s3_bucket.contents()
+    call = S3FileSystem._call_s3
+
+    async def full(self: S3FileSystem, method: str, *arguments: object, **parameters: object) -> object:
+        if method == "upload_part" or (method == "put_object" and str(parameters["Key"]).endswith(".nii.gz")):
+            raise OSError(28, "No space left on device")
+        return await call(self, method, *arguments, **parameters)
+
+    from fsspec.asyn import sync_wrapper
+
+    monkeypatch.setattr(S3FileSystem, "_call_s3", full)
+    monkeypatch.setattr(S3FileSystem, "call_s3", sync_wrapper(full))
+    value = Volume(np.zeros((3, 3, 3), np.float32), AFFINES["oblique"])
+    text = told(lambda: store.write("mean_b0", SUBJECT, value, Provenance("zeros", "1-00000000", "1" * 64)))
+    assert text.startswith(f"{s3_bucket.url}/sub-01/dwi/sub-01_desc-meanb0_dwiref.nii.gz: is full")
+    assert s3_bucket.contents() == before
+
+
+@pytest.mark.parametrize("act", ACTS.values(), ids=list(ACTS))
+def test_a_bucket_that_is_not_there_is_told(s3_bucket: S3Bucket, act: Callable[[DerivativeStore], object]) -> None:
+    text = told(lambda: act(DerivativeStore("s3://no-such-bucket-at-all/study")))
+    assert text.startswith("s3://no-such-bucket-at-all/study")
+    assert text.endswith(": there is no such bucket")
+
+
+@pytest.mark.parametrize("act", ACTS.values(), ids=list(ACTS))
+def test_an_endpoint_that_cannot_be_reached_is_told(
+    monkeypatch: pytest.MonkeyPatch, act: Callable[[DerivativeStore], object]
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # taken, and nobody listens
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        started = time.monotonic()
+        text = told(lambda: act(DerivativeStore(URL)))
+        assert time.monotonic() - started < 10
+    assert text.startswith(URL)
+    assert text.endswith(": it cannot be reached, 7 times: is the place reachable?")
+
+
+@pytest.mark.parametrize("act", ACTS.values(), ids=list(ACTS))
+def test_missing_credentials_are_told(
+    monkeypatch: pytest.MonkeyPatch, act: Callable[[DerivativeStore], object]
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name)
+    text = told(lambda: act(DerivativeStore(URL)))
+    assert text.startswith(URL)
+    assert ": no credentials were found: set the usual AWS variables" in text
+
+
+def test_a_profile_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    text = told(lambda: DerivativeStore(URL).subjects())
+    assert "s3://a-bucket" in text
+    assert "profile" in text.lower()
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("foo://bucket/x", "foo://bucket/x: expected a folder, s3://bucket/prefix or another URL of fsspec's"),
+        ("s4://bucket/x", "s4://bucket/x: expected a folder, s3://bucket/prefix or another URL of fsspec's"),
+        ("s33://bucket/x", "; did you mean s3://?"),
+        ("s3://", "s3://: expected s3://bucket/prefix"),
+        ("s3:///study", "s3:///study: expected s3://bucket/prefix"),
+        (f"s3://{KEY}:{PASSWORD}@bucket/x", "the URL s3://...@bucket holds credentials, which would be shown"),
+        (f"https://{KEY}:{PASSWORD}@host/x?y", "the URL https://...@host holds credentials, which would be shown"),
+        (f"s3://bucket/{KEY}:{PASSWORD}@x", ""),
+    ],
+)
+def test_a_url_that_is_none_is_told(url: str, sentence: str) -> None:
+    if not sentence:  # an @ in a key is no credential
+        assert location(url).path == url.removeprefix("s3://")
+        return
+    assert sentence in told(lambda: location(url))
+
+
+def test_a_store_of_a_later_format_is_neither_read_nor_written(tmp_path: Path) -> None:
+    write(DerivativeStore(tmp_path))
     description = tmp_path / "dataset_description.json"
     description.write_text(description.read_text().replace('"StoreFormat": 1', '"StoreFormat": 2'))
-    later = DerivativeStore(tmp_path)
-    told = rf"the store {tmp_path} has format 2; this version reads and writes up to 1: upgrade kwneuro-assets"
-    with pytest.raises(StorageError, match=told):
-        later.read("dti", SUBJECT)
-    with pytest.raises(StorageError, match=told):
-        later.write("dti", SUBJECT, NotApplicable("another"), Provenance("", "1-0", "1"))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    for act in ACTS.values():
+        text = told(lambda act=act: act(DerivativeStore(tmp_path)))  # type: ignore[misc]
+        assert text == (
+            f"the store {tmp_path} has format 2; this version reads and writes up to 1: upgrade kwneuro-assets"
+        )
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
 
 
-def test_the_command_line_ends_with_one_line(tmp_path: Path, s3_bucket: S3Bucket) -> None:
-    project = Project(tmp_path, s3_bucket.server.environment())
-    done = project.command("verify", "--store", f"{s3_bucket.url}-gone/study")
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"Error: {s3_bucket.url}-gone/study")
-    assert done.stderr.endswith(": there is no such bucket\n")
-    assert done.stderr.count("\n") == 1
+class TestCommandLine:
+    """The same from outside: exit code 2, one line on stderr, no traceback."""
+
+    @pytest.fixture
+    def project(self, tmp_path: Path, credentials: dict[str, str]) -> Project:
+        project = Project(tmp_path / "home", credentials)
+        write_dataset(project.source)
+        project.write_settings({"brain_mask": {"method": "provided"}, "denoising": {"method": "none"}})
+        return project
+
+    @staticmethod
+    def failed(project: Project, code: int, *arguments: str) -> str:
+        done = project.command(*arguments)
+        assert done.returncode == code, done.stdout + done.stderr
+        said = done.stdout + done.stderr
+        assert "Traceback" not in said
+        assert not any(secret in said for secret in SECRETS)
+        return done.stderr if code == 2 else said
+
+    def test_a_refused_verify_is_one_line(self, project: Project) -> None:
+        with RefusingServer(403, "InvalidAccessKeyId") as server:
+            project.environment["AWS_ENDPOINT_URL"] = server.endpoint
+            text = self.failed(project, 2, "verify", "--store", URL)
+        assert text == (
+            f"Error: {URL}/dataset_description.json: the credentials are not accepted (InvalidAccessKeyId)\n"
+        )
+
+    def test_a_password_in_the_url_is_refused_and_not_repeated(self, project: Project) -> None:
+        text = self.failed(project, 2, "verify", "--store", f"s3://{KEY}:{PASSWORD}@bucket/x")
+        assert text.startswith("Error: the URL s3://...@bucket holds credentials")
+        assert text.count("\n") == 1
+
+    @pytest.mark.slow
+    def test_a_step_that_may_not_write_fails_with_its_reason(self, project: Project) -> None:
+        """The source is a folder, so that the run starts; all that needs the step's result is skipped."""
+        with RefusingServer(403, "AccessDenied", methods=("PUT", "POST")) as server:
+            project.environment["AWS_ENDPOINT_URL"] = server.endpoint
+            text = self.failed(project, 1, "run", "--store", URL, "--select", "denoised_dwi,mean_b0")
+        reason = "access is denied (AccessDenied): check what the credentials may do"
+        assert f"sub-01 denoised_dwi: failed: {URL}/" in text
+        assert reason in text
+        assert "sub-01 mean_b0: skipped: something above it failed" in text
+        states = json.loads(project.command("status", "--json", "--why").stdout)
+        assert states["sub-01"]["denoised_dwi"]["state"] == "failed"
+        written = b"".join(path.read_bytes() for path in project.home.rglob("*") if path.is_file())
+        assert reason.encode() in written, "the event log holds the failure"
+        assert not any(secret.encode() in written for secret in SECRETS)
+
+    @pytest.mark.slow
+    def test_places_that_are_not_there_end_every_command_with_one_line(self, project: Project) -> None:
+        project.environment["AWS_ENDPOINT_URL"] = "http://127.0.0.1:9"
+        for arguments in (
+            ["verify", "--store", "s4://bucket/x"],
+            ["export", "--subject", "sub-01", "--to", "s4://bucket/x"],
+            ["run", "--source", "s4://bucket/x"],
+            ["ingest", "--source", URL],
+        ):
+            text = self.failed(project, 2, *arguments)
+            *tries, last = text.splitlines()
+            assert all("; trying again in " in line for line in tries)
+            assert last.startswith("Error: ")
+            assert last.endswith(("fsspec's; did you mean s3://?", "is the place reachable?"))

@@ -25,11 +25,11 @@ from kwneuro_assets_tests.fault_proxy import FAULTS, FaultProxy
 from kwneuro_assets_tests.s3_server import S3Bucket, S3Server
 from kwneuro_assets_tests.small_dataset import AFFINES, signal, table
 
-SUBJECTS = [SubjectKey("01"), SubjectKey("02"), SubjectKey("03", "b")]
+SUBJECTS = [SubjectKey("01"), SubjectKey("02", "b")]
 ASSETS = ("denoised_dwi", "brain_mask", "dti", "fiber_response", "noddi")
 PART = 20_000  # bytes: values of 1 to 150 KB are single objects and objects of many parts
-SILENCE = 0.5  # seconds after which the client gives up an answer
-PROBABILITY = 0.12  # a write makes some fifteen requests, a reading about five
+SILENCE = 0.4  # seconds after which the client gives up an answer
+PROBABILITY = 0.15  # a write makes some thirty requests, a reading three to ten
 AFFINE = AFFINES["oblique"]
 
 
@@ -98,7 +98,7 @@ class Operations:
     def one(self) -> None:
         asset, subject = self.numbers.choice(ASSETS), self.numbers.choice(SUBJECTS)
         known = self.held.get((asset, subject))
-        if known is None or self.numbers.random() < 0.4:
+        if known is None or self.numbers.random() < 0.3:
             self.write(asset, subject)
         else:
             self.numbers.choice([self.read, self.read, self.read_part, self.look, self.check, self.list_all])(
@@ -144,13 +144,15 @@ def test_every_operation_survives_every_fault_and_none_gives_a_wrong_result(
     operations = Operations(DerivativeStore(f"{s3_bucket.url}/study"), random.Random(count))
     operations.one()
     proxied.probability, proxied.seed = PROBABILITY, count
+    for fault in FAULTS:  # whatever chance has in store, each at least once
+        proxied.once(fault, path="*/study/*")
     met = 0
     while operations.done < count:
         before = proxied.injected.total()
         operations.one()
         met += proxied.injected.total() > before
     print(f"{met} of {count} operations met faults: {dict(proxied.injected)} in {proxied.requests} requests")
-    assert met > count / 2
+    assert met > count / 3
     assert set(proxied.injected) == set(FAULTS)
     proxied.active = False
     S3FileSystem.clear_instance_cache()
@@ -299,7 +301,7 @@ def test_a_download_that_is_changed_on_its_way_is_read_again(
     ("path", "told"),
     [
         ("*_param-md_dwimap.nii.gz", r"found \d+ with \w+\.\.\.\. Make it with: kwneuro-assets run"),
-        ("*_dwimap.json", "other bytes came than its checksum says, 7 times"),
+        ("*_dwimap.json", r"is not a sidecar of this store .* Make it with: kwneuro-assets run"),
     ],
 )
 def test_a_download_that_is_changed_every_time_is_an_error_that_names_the_file(
