@@ -45,7 +45,7 @@ Made by kwneuro-assets. Each derivative has a JSON sidecar that says what it is,
 of the code and of its inputs), and the size and sha256 of its files; a file that no sidecar names is not a result.
 Everything directional is in the world frame, scanner RAS+. Figures (`*_figure.png`) show the derivatives beside them.
 """
-_READS = 3  # of a remote file that comes with other bytes than were stored: a network may have changed them
+_READS = 7  # of a file that comes with other bytes each time
 _WRITERS = 2  # files of one derivative that are compressed and sent at once; each takes some 50 MB
 
 _verified: set[tuple[str, str]] = set()  # paths and digests of files that this process has verified
@@ -188,7 +188,7 @@ class DerivativeStore:
     def _steadily(self, asset: str, subject: SubjectKey, use: Callable[[Sidecar], Any]) -> tuple[Any, Sidecar]:
         """What `use` makes of the sidecar; again where another process replaced the derivative meanwhile, or where a
         network may have changed what was read."""
-        tries = 0
+        told: set[str] = set()
         while True:
             sidecar = self.sidecar(asset, subject)
             if sidecar is None:
@@ -198,10 +198,11 @@ class DerivativeStore:
                 # A file that was not compared with its checksum may be of another sidecar.
                 if self.verify == "always" or self.sidecar(asset, subject) == sidecar:
                     return used, sidecar
-            except Damaged:
-                tries += 1
-                # On a folder twice, too: another value may have come and gone.
-                again = tries < (2 if is_local(self.root) else _READS)
+            except Damaged as error:
+                # What is damaged is so in the same way twice; what a network changed, or another value that came and
+                # went meanwhile, is not.
+                again = str(error) not in told and len(told) < _READS
+                told.add(str(error))
                 if not again and self.sidecar(asset, subject) == sidecar:
                     raise
 

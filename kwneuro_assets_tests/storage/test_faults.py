@@ -37,7 +37,7 @@ AFFINE = AFFINES["oblique"]
 def _small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_staging, "PART", PART)
     monkeypatch.setattr(files, "FIRST_BLOCK", PART // 4)
-    monkeypatch.setattr(files, "BLOCK", PART)
+    monkeypatch.setattr(files, "BLOCK", 2 * PART)
     monkeypatch.setattr(patience, "FIRST_DELAY", 0.005)
     monkeypatch.setattr(
         location, "_S3_CLIENT", {**location._S3_CLIENT, "connect_timeout": SILENCE, "read_timeout": SILENCE}
