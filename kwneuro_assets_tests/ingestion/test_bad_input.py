@@ -172,7 +172,9 @@ BAD: dict[str, Bad] = {
     "image not fetched": Bad(link_to_nothing(".nii.gz"), "_dwi.nii.gz", "a file that can be read", "No such file"),
     "no b=0": Bad(without_b0, "_dwi.nii.gz", "b <= 50", "the lowest at 700", "denoised_dwi"),
     "3-D image": Bad(voxels(frozen_in_time), "_dwi.nii.gz", "4 dimensions", "(8, 7, 6)"),
-    "truncated in the voxels": Bad(truncated(0.5), "_dwi.nii.gz", "a whole gzip stream", "broken"),
+    "truncated in the voxels": Bad(
+        truncated(0.5), "_dwi.nii.gz", "a whole gzip stream", "broken", "denoised_dwi",
+    ),
     "truncated in the header": Bad(truncated(0.01), "_dwi.nii.gz", "a whole gzip stream", "broken"),
     "empty file": Bad(truncated(0), "_dwi.nii.gz", "a NIfTI file", "an empty file"),
     "header promises more": Bad(

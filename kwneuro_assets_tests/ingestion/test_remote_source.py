@@ -185,6 +185,7 @@ def test_an_image_of_many_blocks_is_fetched_whole_and_each_byte_once(
     tmp_path: Path, s3_bucket: S3Bucket, requests: list[tuple[str, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "BLOCK", 1000)
+    monkeypatch.setattr(files, "FIRST_BLOCK", 1000)
     local = write_dataset(tmp_path)
     image = dwi_folder(local, "sub-01") / "sub-01_dwi.nii.gz"
     noise = np.random.default_rng(0).normal(100, 10, (8, 7, 6, len(table().bvals))).astype(np.float32)
