@@ -37,18 +37,19 @@ from dagster._core.storage.runs.schema import RunsTable, RunTagsTable, Snapshots
 from dagster._serdes import deserialize_value, serialize_value
 
 from kwneuro_assets.assets import DERIVATIVES
-from kwneuro_assets.assets.derivative import Derivative
+from kwneuro_assets.assets.derivative import FORCE_TAG, Derivative
 from kwneuro_assets.definitions import build
 from kwneuro_assets.errors import ActionableError
 from kwneuro_assets.home import settle
 from kwneuro_assets.imaging import MapSet, NotApplicable, ResponseFunction, Volume
-from kwneuro_assets.ingestion.ingest import PARTITIONS, ingest
+from kwneuro_assets.ingestion.ingest import ingest
 from kwneuro_assets.ingestion.source import source_assets
 from kwneuro_assets.settings import PipelineSettings
+from kwneuro_assets.subjects import PARTITIONS
 from kwneuro_assets.versioning.cohort import State
 from kwneuro_assets.versioning.content import Value
 from kwneuro_assets.versioning.records import CODE_VERSION_TAG, DATA_VERSION_TAG
-from kwneuro_assets_tests.small_dataset import AFFINES, head, write_dataset
+from kwneuro_assets_tests.small_dataset import AFFINES, head, write_dataset, write_series
 
 RunLogs = Literal["unfinished", "all"]
 Row = dict[str, Any]
@@ -66,7 +67,8 @@ EVENT_SECONDS, STEP_SECONDS = 0.1, 20  # from one event to the next, from one ru
 @dataclass(frozen=True)
 class Kind:
     """What befell a subject, in order, and the states that follow; every other derivative is fresh, or stale-upstream
-    below one that is not. A step is `observe` (content that is new) or the name of a form of run."""
+    below one that is not. A step is `first look` or `observe` (content that is new), or the name
+    of a form of run."""
 
     share: float
     steps: tuple[str, ...]
@@ -74,22 +76,22 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "fresh": Kind(0.0, ("observe", "whole")),  # what the shares of the others leave
-    "remade": Kind(0.10, ("observe", "whole", "observe", "whole")),
-    "changed": Kind(0.02, ("observe", "whole", "observe"), {"denoised_dwi": "stale"}),
-    "outdated": Kind(0.02, ("observe", "old settings"), {"dti": "stale", "csd_peaks": "stale"}),
-    "failed": Kind(0.01, ("observe", "whole", "failing"), {"csd_peaks": "failed"}),
+    "fresh": Kind(0.0, ("first look", "whole")),  # what the shares of the others leave
+    "remade": Kind(0.10, ("first look", "whole", "observe", "whole")),
+    "changed": Kind(0.02, ("first look", "whole", "observe"), {"denoised_dwi": "stale"}),
+    "outdated": Kind(0.02, ("first look", "old settings"), {"dti": "stale", "csd_peaks": "stale"}),
+    "failed": Kind(0.01, ("first look", "whole", "failing"), {"csd_peaks": "failed"}),
     "never_succeeded": Kind(
         0.005,
-        ("observe", "failing"),
+        ("first look", "failing"),
         {"csd_peaks": "failed", **dict.fromkeys(("tract_masks", "tract_endings", "tract_orientations"), "missing")},
     ),
-    "running": Kind(0.002, ("observe", "under way"), dict.fromkeys(set(NAMES) - set(FIRST_STEPS), "running")),
-    "missing": Kind(0.03, ("observe", "selection"), dict.fromkeys(set(NAMES) - set(SELECTED), "missing")),
-    "new": Kind(0.01, ("observe",), dict.fromkeys(NAMES, "missing")),
+    "running": Kind(0.002, ("first look", "under way"), dict.fromkeys(set(NAMES) - set(FIRST_STEPS), "running")),
+    "missing": Kind(0.03, ("first look", "selection"), dict.fromkeys(set(NAMES) - set(SELECTED), "missing")),
+    "new": Kind(0.01, ("first look",), dict.fromkeys(NAMES, "missing")),
     "not_applicable": Kind(
         0.05,
-        ("observe", "not applicable"),
+        ("first look", "not applicable"),
         dict.fromkeys(set(NAMES) - set(SELECTED), "not-applicable"),
     ),
 }
@@ -214,9 +216,13 @@ def _forms() -> tuple[dict[str, _Form], list[Row]]:
         write_dataset(Path(folder) / "source", [MODEL])
         model = _Model(scratch, Path(folder))
         ingest(scratch, model.settings())
+        first_look = model.form("")
+        write_series(Path(folder) / "source", MODEL, brightness=2)
+        ingest(scratch, model.settings())
         whole = model.run()
         forms = {
-            "observe": model.form(""),
+            "first look": first_look,
+            "observe": model.form("", skipped=len(first_look.events)),
             "whole": model.form(whole),
             "under way": model.form(whole, finished_steps=len(FIRST_STEPS)),
             "old settings": model.form(model.run(tree=OLD_SETTINGS)),
@@ -259,13 +265,18 @@ class _Model:
         job = definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection=selected)
         quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
         return job.execute_in_process(
-            instance=self.instance, partition_key=MODEL, raise_on_error=False, run_config=quiet
+            instance=self.instance,
+            partition_key=MODEL,
+            raise_on_error=False,
+            run_config=quiet,
+            tags={FORCE_TAG: "true"},  # what an earlier run made is made again
         ).run_id
 
-    def form(self, run_id: str, finished_steps: int | None = None) -> _Form:
-        """What a run wrote, or what none did (""); with `finished_steps`, as it stood when the next step began."""
+    def form(self, run_id: str, finished_steps: int | None = None, skipped: int = 0) -> _Form:
+        """What a run wrote, or what none did ("") after the first `skipped` events; with `finished_steps`, as it stood
+        when the next step began."""
         with _sql(self.instance.event_log_storage).index_connection() as connection:
-            rows = _rows(connection, SqlEventLogStorageTable, run_id=run_id)
+            rows = _rows(connection, SqlEventLogStorageTable, run_id=run_id)[skipped:]
             tags = _rows(connection, AssetEventTagsTable)
         with _sql(self.instance.run_storage).connect() as connection:
             runs = _rows(connection, RunsTable, run_id=run_id)

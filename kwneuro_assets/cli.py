@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _DEMO_HOMES = {"synthetic": "demo", "sherbrooke": "sherbrooke"}
 FAILED = 1
 MISUSED = 2
+UNSETTLED = 3
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -80,13 +81,18 @@ def ingest(home: Path | None, as_json: bool) -> None:
 @source_and_store
 @click.option("--subject", "subjects", multiple=True, metavar="KEY", help="Only this one; may be given again.")
 @click.option("--select", "selection", metavar="NAMES", help="Assets, comma-separated, or Dagster's selection syntax.")
+@click.option("--stale", is_flag=True, help="Go by the event log alone: only subjects of which something is not fresh.")
+@click.option("--force", is_flag=True, help="Make what is named again, fresh or not.")
 @click.pass_obj
-def run(home: Path | None, subjects: tuple[str, ...], selection: str | None) -> None:
-    """Ingest, then make derivatives here and now, without the UI."""
-    from kwneuro_assets.console import RunConsole, print_results
+def run(home: Path | None, subjects: tuple[str, ...], selection: str | None, stale: bool, force: bool) -> None:
+    """Ingest, then make what is not there or not fresh, here and now, without the UI."""
+    from kwneuro_assets.console import RunConsole, console, print_results
     from kwneuro_assets.ingestion.ingest import ingest as look
-    from kwneuro_assets.running import run_subject, select
+    from kwneuro_assets.running import subjects_to_update, update_subject
+    from kwneuro_assets.selection import select
 
+    if stale and force:
+        raise click.UsageError("--stale and --force exclude each other: force makes again what is fresh.")
     with _opened(home) as (instance, settings):
         assets = select(settings, selection)
         report = look(instance, settings, only=subjects or None)
@@ -94,18 +100,21 @@ def run(home: Path | None, subjects: tuple[str, ...], selection: str | None) -> 
         unknown = [key for key in subjects if key not in report.usable and key not in report.quarantined]
         for key in unknown:
             click.echo(f"{key}: not in the source {settings.source.url}", err=True)
+        wanted = subjects_to_update(instance, settings, report.usable, assets) if stale else report.usable
         results = []
-        for subject in report.usable:
-            with RunConsole(subject, assets) as console:
-                results += run_subject(instance, settings, subject, assets, console)
-                console.finish(results)
+        for subject in wanted:
+            with RunConsole(subject, assets) as shown:
+                results += update_subject(instance, settings, subject, assets, shown, force=force, trust_log=stale)
+                shown.finish(results)
         if not report.usable:
             click.echo(f"no usable subject in {settings.source.url}", err=True)
     if results:
         print_results(results)
         click.echo(f"stored in {settings.store.url}")
-    whole = all(result.outcome in ("made", "not-applicable") for result in results)
-    if not results or not whole or report.quarantined or unknown:
+    elif report.usable:
+        console.print(f"nothing to do: all of {len(report.usable)} subjects is fresh", soft_wrap=True)
+    whole = report.usable and all(result.is_there for result in results)
+    if not whole or report.quarantined or unknown:
         sys.exit(FAILED)
 
 
@@ -114,13 +123,16 @@ def run(home: Path | None, subjects: tuple[str, ...], selection: str | None) -> 
 @click.option("--subject", "subjects", multiple=True, metavar="KEY", help="Only this one; may be given again.")
 @click.option("--why", is_flag=True, help="Say for each derivative that is not fresh why it is not.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+@click.option(
+    "--fail-if-stale", is_flag=True, help=f"Exit code {UNSETTLED} where anything is neither fresh nor not-applicable."
+)
 @click.pass_obj
-def status(home: Path | None, subjects: tuple[str, ...], why: bool, as_json: bool) -> None:
+def status(home: Path | None, subjects: tuple[str, ...], why: bool, as_json: bool, fail_if_stale: bool) -> None:
     """Show what is missing, fresh or stale, by subject and asset."""
     from kwneuro_assets.assets import DERIVATIVES
     from kwneuro_assets.console import print_status
-    from kwneuro_assets.ingestion.ingest import PARTITIONS
     from kwneuro_assets.ingestion.source import source_names
+    from kwneuro_assets.subjects import PARTITIONS
     from kwneuro_assets.versioning.cohort import cohort_status
 
     with _opened(home) as (instance, settings):
@@ -133,7 +145,41 @@ def status(home: Path | None, subjects: tuple[str, ...], why: bool, as_json: boo
         tree = {key: {name: one.to_json() for name, one in row.items()} for key, row in states.items()}
         click.echo(json.dumps(tree, indent=2))
     else:
-        print_status(states, why)
+        print_status(states, why, by_row=bool(subjects))
+    if fail_if_stale and not all(one.settled for row in states.values() for one in row.values()):
+        sys.exit(UNSETTLED)
+
+
+@main.command()
+@source_and_store
+@click.argument("subjects", nargs=-1, required=True, metavar="SUBJECT [OTHER]")
+@click.option("--asset", "assets", multiple=True, metavar="NAME", help="Only this one; may be given again.")
+@click.option("--versus-settings", is_flag=True, help="Compare with what would be made now, not with another subject.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+@click.pass_obj
+def diff(
+    home: Path | None, subjects: tuple[str, ...], assets: tuple[str, ...], versus_settings: bool, as_json: bool
+) -> None:
+    """Say what differs in how the derivatives of SUBJECT and OTHER were made; exit code 1 where anything does."""
+    from kwneuro_assets.comparison import versus_present, versus_subject
+    from kwneuro_assets.console import print_differences
+    from kwneuro_assets.selection import select
+
+    if len(subjects) != (1 if versus_settings else 2):
+        raise click.UsageError("expected two subjects, or one with --versus-settings")
+    with _opened(home) as (instance, settings):
+        names = select(settings, ",".join(assets) or None)
+        store, keys = _store(settings), _keys(subjects)
+        if versus_settings:
+            found = versus_present(instance, settings, store, keys[0], names)
+        else:
+            found = versus_subject(store, keys[0], keys[1], names)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        print_differences(found)
+    if any(found.values()):
+        sys.exit(FAILED)
 
 
 @main.command()
@@ -169,7 +215,7 @@ def verify(home: Path | None, subjects: tuple[str, ...]) -> None:
 def export(home: Path | None, subjects: tuple[str, ...], target: str, selection: str | None) -> None:
     """Copy subjects' derivatives, each file checked on the way; what comes out is a BIDS dataset of its own."""
     from kwneuro_assets.console import FileProgress
-    from kwneuro_assets.running import select
+    from kwneuro_assets.selection import select
     from kwneuro_assets.storage.checking import export_subjects
     from kwneuro_assets.storage.store import DerivativeStore
 
@@ -266,9 +312,12 @@ def _opened(home: Path | None) -> Iterator[tuple[DagsterInstance, PipelineSettin
     """The project's settings and instance, with errors that a person can act on told in one sentence."""
     from dagster import DagsterInstance
 
+    from kwneuro_assets.processes import end_dead_runs
+
     with _errors_in_one_sentence():
         settings = _settled(home)
         with DagsterInstance.get() as instance:
+            end_dead_runs(instance)
             yield instance, settings
 
 

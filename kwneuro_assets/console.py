@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
@@ -13,9 +12,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from kwneuro_assets.running import Result
-from kwneuro_assets.versioning.cohort import Status
+from kwneuro_assets.versioning.cohort import CohortStatus, counted
 
 LINE_SECONDS = 10  # between two lines of one step where there is no terminal for bars
+COLUMNS = 6  # subjects beside each other in a table of states
 MANY_SUBJECTS = 20  # above it, a table of counts takes the place of one row per subject
 _DONE = float("inf")  # the time of a step that has been told as computed
 _SHORT = 12  # digits of a version that a person compares
@@ -126,28 +126,48 @@ def print_results(results: Sequence[Result]) -> None:
             )
 
 
-def print_status(states: Mapping[str, Mapping[str, Status]], why: bool) -> None:
-    """States by subject, or their counts by asset where subjects are many; with the reasons where asked."""
+def print_status(states: CohortStatus, why: bool, by_row: bool = False) -> None:
+    """States by subject, or their counts by asset where subjects are many and not asked for one by one; with the
+    reasons where asked, which many subjects share."""
     if not states:
         console.print("no subjects yet: `kwneuro-assets ingest` looks for them")
         return
     assets = list(next(iter(states.values())))
-    if len(states) <= MANY_SUBJECTS:
-        table = Table("asset", *states, box=None, pad_edge=False)
-        for name in assets:
-            table.add_row(name, *(_coloured(row[name].state) for row in states.values()))
+    if by_row or len(states) <= MANY_SUBJECTS:
+        subjects = list(states)
+        for start in range(0, len(subjects), COLUMNS):
+            shown = subjects[start : start + COLUMNS]
+            table = Table("asset", *shown, box=None, pad_edge=False)
+            for name in assets:
+                table.add_row(name, *(_coloured(states[subject][name].state) for subject in shown))
+            console.print(table)
     else:
-        counts = {name: Counter(row[name].state for row in states.values()) for name in assets}
-        seen = [state for state in _COLOURS if any(count[state] for count in counts.values())]  # type: ignore[index]
-        table = Table("asset", *seen, box=None, pad_edge=False)
+        counts = counted(states)
+        seen = [state for state in _COLOURS if any(state in of_asset for of_asset in counts.values())]
+        table = Table("asset", *seen, title=f"{len(states)} subjects", box=None, pad_edge=False)
         for name in assets:
-            table.add_row(name, *(str(counts[name][state]) for state in seen))  # type: ignore[index]
-    console.print(table)
-    if why:
-        for subject, row in states.items():
-            for name, status in row.items():
-                for reason in status.why:
-                    console.print(f"{subject} {name}: {status.state}: {reason}", soft_wrap=True, markup=False)
+            table.add_row(name, *(str(counts[name].get(state, 0)) for state in seen))  # type: ignore[call-overload]
+        console.print(table)
+    if not why:
+        return
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for subject, row in states.items():
+        for name, status in row.items():
+            for reason in status.why:
+                reasons.setdefault((name, status.state, reason), []).append(subject)
+    for (name, state, reason), alike in reasons.items():
+        who = alike[0] if len(alike) == 1 else f"{len(alike)} subjects (such as {alike[0]})"
+        console.print(f"{who} {name}: {state}: {reason}", soft_wrap=True, markup=False)
+
+
+def print_differences(found: Mapping[str, Sequence[str]]) -> None:
+    """By asset, what differs."""
+    for name, differences in found.items():
+        for difference in differences:
+            console.print(f"{name}: {difference}", soft_wrap=True, markup=False)
+    same = [name for name, differences in found.items() if not differences]
+    if same:
+        console.print(f"made in the same way: {', '.join(same)}", soft_wrap=True)
 
 
 def _coloured(state: str) -> str:

@@ -6,6 +6,7 @@ from dagster import Definitions, definitions, in_process_executor
 
 from kwneuro_assets.assets import DERIVATIVES
 from kwneuro_assets.assets.progress import LoggedProgress, ProgressReporter
+from kwneuro_assets.automation import automation_sensor, jobs
 from kwneuro_assets.ingestion.source import SourceIOManager, source_assets
 from kwneuro_assets.settings import PipelineSettings, load_settings
 from kwneuro_assets.storage.io_manager import DerivativeIOManager
@@ -27,6 +28,8 @@ def build(settings: PipelineSettings, progress: ProgressReporter | None = None) 
             "progress": progress or LoggedProgress(),
             "weights": NetworkWeights(folder=settings.weights.folder),
         },
+        sensors=[automation_sensor(settings)],
+        jobs=jobs(),
         # One process per subject: a process for each step would pay its imports again, and read again what
         # the step before has in memory. Parallelism is over subjects, by the run queue.
         executor=in_process_executor,

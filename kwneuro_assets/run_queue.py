@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dagster import DagsterInstance
-from dagster._core.run_coordinator.queued_run_coordinator import QueuedRunCoordinator  # checked with dagster 1.13.27
-from dagster._serdes import ConfigurableClassData
+
+from kwneuro_assets.dagster_internals import ConfigurableClassData, QueuedRunCoordinator
 
 NETWORK_POOL = "network"  # steps that hold a neural network in memory
 

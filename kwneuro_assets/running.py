@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from dagster import AssetSelection, DagsterInstance, ExecuteInProcessResult
 from dagster import DagsterEventType as Event
 
 from kwneuro_assets.assets import DERIVATIVES
+from kwneuro_assets.assets.derivative import FORCE_TAG, KEPT
 from kwneuro_assets.assets.progress import ProgressReporter
+from kwneuro_assets.dagster_internals import failure_sentence
 from kwneuro_assets.definitions import build
-from kwneuro_assets.errors import ActionableError
+from kwneuro_assets.ingestion.source import source_names
+from kwneuro_assets.processes import PROCESS_TAG, this_process
 from kwneuro_assets.settings import PipelineSettings
-from kwneuro_assets.versioning.records import CODE_VERSION_TAG, DATA_VERSION_TAG
+from kwneuro_assets.storage.store import DerivativeStore
+from kwneuro_assets.subjects import SubjectKey
+from kwneuro_assets.versioning.cohort import Status, cohort_status, under_way, unsettled
+from kwneuro_assets.versioning.records import CODE_VERSION_TAG, DATA_VERSION_TAG, report_lost
 
-Outcome = Literal["made", "not-applicable", "failed", "skipped"]
-
-
-class SelectionError(ActionableError, ValueError):
-    """A selection of assets that selects nothing, or names what there is not."""
+Outcome = Literal["made", "fresh", "not-applicable", "failed", "skipped"]
 
 
 @dataclass(frozen=True)
@@ -36,25 +37,52 @@ class Result:
     data_version: str = ""
     code_version: str = ""
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the derivative, or the reason why there is none, is in the store, made from what is there now."""
+        return self.outcome in ("made", "fresh", "not-applicable")
 
-def select(settings: PipelineSettings, selection: str | None) -> list[str]:
-    """The derivatives that a selection names, in the order in which they follow from one another.
 
-    `selection` is a comma-separated list of assets or Dagster's selection syntax; None selects all.
-    Raises SelectionError.
+def update_subject(
+    instance: DagsterInstance,
+    settings: PipelineSettings,
+    subject: str,
+    assets: Sequence[str],
+    progress: ProgressReporter | None = None,
+    *,
+    force: bool = False,
+    trust_log: bool = False,
+) -> list[Result]:
+    """Make what is not fresh of these derivatives of one subject in this process, or all of them where `force` is set.
+
+    Unless the event log is to be trusted, what it calls fresh is looked for in the store, too. A derivative that turns
+    out to be lost or damaged is made again where it is among `assets`. Where another run of the subject waits or works,
+    nothing is done, unless by force.
     """
-    names = [derivative.name for derivative in DERIVATIVES]
-    if not selection:
-        return names
-    graph = build(settings).resolve_asset_graph()
-    try:
-        keys = AssetSelection.from_coercible([part.strip() for part in selection.split(",")]).resolve(graph)
-    except Exception as error:  # Dagster's parser raises several kinds, all of them about this text
-        raise SelectionError(f"selection {selection!r}: {error}. The assets are: {', '.join(names)}") from None
-    chosen = [name for name in names if any(key.to_user_string() == name for key in keys)]
-    if not chosen:
-        raise SelectionError(f"selection {selection!r} selects no derivative. The assets are: {', '.join(names)}")
-    return chosen
+    states = subject_status(instance, settings, subject)
+    if not trust_log and _report_lost(instance, settings, subject, assets, states):
+        states = subject_status(instance, settings, subject)
+    if under_way(states) and not force:
+        why = "another run of this subject waits or works; where its machine is gone, end it in the UI, or use --force"
+        return [Result(subject, name, "skipped", why) for name in assets]
+    results: dict[str, Result] = {}
+    wanted = list(assets) if force else unsettled(states, assets)
+    while wanted:
+        results |= {one.asset: one for one in run_subject(instance, settings, subject, wanted, progress, force=force)}
+        states, force = subject_status(instance, settings, subject), False
+        tried = set(wanted)
+        wanted = unsettled(states, assets)
+        if tried.issuperset(wanted):  # nothing turned out to be lost
+            break
+    return [results.get(name) or _untouched(subject, name, states[name]) for name in assets]
+
+
+def subjects_to_update(
+    instance: DagsterInstance, settings: PipelineSettings, subjects: Sequence[str], assets: Sequence[str]
+) -> list[str]:
+    """Those of the subjects of which one of the derivatives is not fresh, by the event log alone."""
+    states = cohort_status(instance, settings, DERIVATIVES, source_names(settings), subjects)
+    return [subject for subject in subjects if unsettled(states[subject], assets)]
 
 
 def run_subject(
@@ -63,8 +91,11 @@ def run_subject(
     subject: str,
     assets: Collection[str],
     progress: ProgressReporter | None = None,
+    *,
+    force: bool = False,
 ) -> list[Result]:
-    """Materialize derivatives of one subject in this process; one that fails stops only what follows from it."""
+    """One run of derivatives of one subject in this process; a step that is fresh when its turn comes is kept as it is,
+    unless `force` is set, and one that fails stops only what follows from it."""
     definitions = build(settings, progress)
     job = definitions.resolve_implicit_global_asset_job_def()
     result = job.get_subset(
@@ -73,10 +104,40 @@ def run_subject(
         instance=instance,
         partition_key=subject,
         raise_on_error=False,
+        tags={PROCESS_TAG: this_process(), **({FORCE_TAG: "true"} if force else {})},
         # What matters is told by the caller; Dagster's own account is in the event log.
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
     )
     return _results(result, subject, assets)
+
+
+def subject_status(instance: DagsterInstance, settings: PipelineSettings, subject: str) -> dict[str, Status]:
+    """The status of each derivative of one subject."""
+    return cohort_status(instance, settings, DERIVATIVES, source_names(settings), [subject])[subject]
+
+
+def _report_lost(
+    instance: DagsterInstance,
+    settings: PipelineSettings,
+    subject: str,
+    assets: Sequence[str],
+    states: Mapping[str, Status],
+) -> bool:
+    """Record which of the derivatives are not in the store as the event log has them; whether there are any."""
+    store, key = DerivativeStore(settings.store.url), SubjectKey.parse(subject)
+    lost = [
+        name for name in assets if states[name].settled and not store.holds(name, key, states[name].data_version or "")
+    ]
+    for name in lost:
+        report_lost(instance, name, subject, f"the store {store.root} does not hold the version of the event log")
+    return bool(lost)
+
+
+def _untouched(subject: str, name: str, status: Status) -> Result:
+    """Of a derivative that there was no need to make."""
+    outcome: Outcome = "not-applicable" if status.state == "not-applicable" else "fresh"
+    reason = status.why[0] if status.why else ""
+    return Result(subject, name, outcome, reason, None, status.data_version or "", status.code_version or "")
 
 
 def _results(result: ExecuteInProcessResult, subject: str, assets: Collection[str]) -> list[Result]:
@@ -91,26 +152,12 @@ def _results(result: ExecuteInProcessResult, subject: str, assets: Collection[st
             made[name] = Result(
                 subject,
                 name,
-                "not-applicable" if reason else "made",
+                "not-applicable" if reason else "fresh" if KEPT in metadata else "made",
                 reason,
                 metadata.get("seconds"),  # type: ignore[arg-type]  # the mechanism's own number
                 tags.get(DATA_VERSION_TAG, ""),
                 tags.get(CODE_VERSION_TAG, ""),
             )
         elif event.event_type == Event.STEP_FAILURE and event.step_key:
-            made[event.step_key] = Result(subject, event.step_key, "failed", _cause(event))
+            made[event.step_key] = Result(subject, event.step_key, "failed", failure_sentence(event))
     return [made.get(name) or Result(subject, name, "skipped", "something above it failed") for name in assets]
-
-
-def _cause(event: Any) -> str:
-    """The message of the error at the bottom of the chain, without its class and traceback."""
-    failure = event.step_failure_data
-    if failure.user_failure_data is not None and failure.user_failure_data.description:
-        return str(failure.user_failure_data.description)
-    error = failure.error
-    while error is not None and error.cause is not None:
-        error = error.cause
-    if error is None:
-        return "failed without an error"
-    # Dagster puts the class in front of the message, with its module where it is not a built-in one.
-    return re.sub(rf"^[\w.]*{re.escape(error.cls_name or '')}: ", "", str(error.message).strip())

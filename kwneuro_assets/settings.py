@@ -135,6 +135,23 @@ class TractSettings(TractMaskSettings, TractEndingSettings, TractOrientationSett
     pass
 
 
+class AutomationSettings(Section):
+    mode: Literal["data", "all", "off"] = Field(
+        "data",
+        description="What the sensor makes by itself: what new or changed data ask for; all that is stale, after a "
+        "change of settings or code too; or nothing.",
+    )
+    select: str | None = Field(
+        None, description="Derivatives that it makes, comma-separated or in Dagster's selection syntax; all by default."
+    )
+    max_runs: int = Field(50, ge=1, le=10000, description="Most runs (subjects) that wait or work for it at once.")
+    attempts: int = Field(3, ge=1, le=100, description="Attempts at what fails; then it waits for a person.")
+    retry_minutes: float = Field(
+        5, ge=0, le=10080, description="Minutes before a second attempt; doubled before each further one."
+    )
+    interval_seconds: int = Field(30, ge=5, le=86400, description="From one look at the cohort to the next.")
+
+
 class WeightSettings(Section):
     folder: str = Field(
         "~/.kwneuro/weights", description="Where network weights are kept and fetched to, one folder per network."
@@ -152,14 +169,19 @@ class PipelineSettings(Section):
     noddi: NoddiSettings = NoddiSettings()
     csd: CsdSettings = CsdSettings()
     tracts: TractSettings = TractSettings()
+    automation: AutomationSettings = AutomationSettings()
     weights: WeightSettings = WeightSettings()
 
     def view(self, kind: type[SectionT]) -> SectionT:
         """The parameters of one derivation: the fields of `kind`, taken from the section that has them."""
+        section = getattr(self, self.section_of(kind))
+        return kind(**{field: getattr(section, field) for field in kind.model_fields})
+
+    def section_of(self, kind: type[Section]) -> str:
+        """The name of the section that has the fields of `kind`."""
         for name in type(self).model_fields:
-            section = getattr(self, name)
-            if isinstance(section, kind):
-                return kind(**{field: getattr(section, field) for field in kind.model_fields})
+            if isinstance(getattr(self, name), kind):
+                return name
         raise TypeError(f"no section of the settings is a {kind.__name__}")
 
 

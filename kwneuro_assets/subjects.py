@@ -9,7 +9,8 @@ from dagster import DynamicPartitionsDefinition
 
 from kwneuro_assets.imaging import InvalidData
 
-subject_partitions = DynamicPartitionsDefinition(name="subject")
+PARTITIONS = "subject"
+subject_partitions = DynamicPartitionsDefinition(name=PARTITIONS)
 
 MAX_LABEL = 64  # keeps every file name of the store well under the 255 bytes that file systems allow
 _KEY = re.compile(rf"sub-(?P<subject>[A-Za-z0-9]{{1,{MAX_LABEL}}})(_ses-(?P<session>[A-Za-z0-9]{{1,{MAX_LABEL}}}))?")

@@ -11,7 +11,7 @@ from kwneuro_assets.quality.figures import brain_mask_figure
 from kwneuro_assets.quality.summaries import brain_mask_summary
 from kwneuro_assets.run_queue import NETWORK_POOL
 from kwneuro_assets.settings import BrainMaskSettings
-from kwneuro_assets.weights.resource import NetworkWeights
+from kwneuro_assets.weights.resource import UsedWeights
 
 
 @derivative(
@@ -27,7 +27,7 @@ from kwneuro_assets.weights.resource import NetworkWeights
 def brain_mask(
     mean_b0: Volume,
     settings: BrainMaskSettings,
-    weights: NetworkWeights,
+    weights: UsedWeights,
     progress: Progress,
     provided_mask: Volume | None = None,
 ) -> Volume:

@@ -12,9 +12,9 @@ import platform
 import time
 import typing
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from dagster import (
@@ -24,22 +24,33 @@ from dagster import (
     BetaWarning,
     DataVersion,
     Failure,
+    MaterializeResult,
     MetadataValue,
-    Output,
     asset,
 )
 
 from kwneuro_assets.assets.memory import PeakMemory
 from kwneuro_assets.errors import ActionableError
 from kwneuro_assets.imaging import Dwi, MapSet, NotApplicable, Volume
-from kwneuro_assets.settings import PipelineSettings, Section
-from kwneuro_assets.storage.io_manager import Made
+from kwneuro_assets.processes import mark_process
+from kwneuro_assets.settings import PipelineSettings, Section, SettingsError
+from kwneuro_assets.storage.deferred import DEFERRED, Deferred
+from kwneuro_assets.storage.io_manager import Lost, Made
 from kwneuro_assets.storage.names import NAMES
 from kwneuro_assets.storage.sidecar import Provenance
 from kwneuro_assets.subjects import SubjectKey, subject_partitions
-from kwneuro_assets.versioning.code import Parameters, code_version, parameters
+from kwneuro_assets.versioning.code import Code, library_versions, parameters
 from kwneuro_assets.versioning.content import Value, data_version
-from kwneuro_assets.versioning.records import INPUT_DATA_VERSION_TAG, INPUT_DATA_VERSIONS, Recorded, recorded
+from kwneuro_assets.versioning.records import (
+    INPUT_DATA_VERSION_TAG,
+    INPUT_DATA_VERSIONS,
+    NOT_APPLICABLE,
+    Recorded,
+    is_lost,
+    recorded,
+    report_lost,
+)
+from kwneuro_assets.weights.resource import UsedWeights
 
 # Known to be beta, and wanted: without it Dagster makes up a version that changes with every run.
 warnings.filterwarnings("ignore", "Parameter `data_version` of initializer `Output", BetaWarning)
@@ -49,6 +60,8 @@ Picture = Callable[[Any, Inputs, str], bytes]
 Summary = Callable[[Any, Inputs], Mapping[str, float | int | str]]
 
 SOURCES = ("dwi", "provided_mask")  # observed where they lie, never materialized
+FORCE_TAG = "kwneuro/force"  # of a run whose steps are made again, fresh or not
+KEPT = "kept"  # metadata of a step that had nothing to do
 _INJECTED = ("settings", "progress", "weights")  # parameters of an asset function that are no assets
 
 
@@ -63,6 +76,7 @@ class Derivative:
     summary: Summary
     kinds: frozenset[str] = frozenset()
     libraries: tuple[str, ...] = ()
+    decisive: tuple[str, ...] = ()
     bids: Mapping[str, Any] = field(default_factory=dict)
     pool: str | None = None
 
@@ -88,13 +102,19 @@ class Derivative:
         kind = typing.get_type_hints(self.compute).get("settings")
         return settings.view(kind) if kind else None
 
+    def code(self, settings: PipelineSettings) -> Code:
+        """What decides, with its inputs, what it becomes under these settings."""
+        own = self.own_settings(settings)
+        section = settings.section_of(type(own)) if own else ""
+        return Code(self.version, parameters(own), library_versions(self.decisive), section)
+
     def code_version(self, settings: PipelineSettings) -> str:
-        return code_version(self.version, self.own_settings(settings))
+        return self.code(settings).version
 
     def build(self, settings: PipelineSettings) -> AssetsDefinition:
         """The Dagster asset, with these settings as its parameters."""
         own = self.own_settings(settings)
-        plain = parameters(own)
+        code = self.code(settings)
         taken = set(inspect.signature(self.compute).parameters) & set(_INJECTED)
 
         @asset(
@@ -103,42 +123,57 @@ class Derivative:
             group_name=self.group,
             kinds=set(self.kinds),
             tags={"bids_suffix": NAMES[self.name].suffix},
-            metadata={"parameters": MetadataValue.json(plain)},
+            metadata={"parameters": MetadataValue.json(dict(code.parameters))},
             partitions_def=subject_partitions,
-            code_version=self.code_version(settings),
+            code_version=code.version,
             ins={
-                name: AssetIn(input_manager_key="source" if name in SOURCES else None) for name in self.inputs(settings)
+                name: AssetIn(input_manager_key="source" if name in SOURCES else None, metadata=DEFERRED)
+                for name in self.inputs(settings)
             },
             io_manager_key="derivatives",
-            required_resource_keys={"progress", "weights"},
+            required_resource_keys={"progress", "weights", "derivatives"},
             pool=self.pool,
         )
-        def step(context: AssetExecutionContext, **inputs: Any) -> Output[Made]:
+        def step(context: AssetExecutionContext, **inputs: Any) -> MaterializeResult[Any]:  # a kept one has no value
+            weights = UsedWeights(context.resources.weights)
             injected = {
                 "settings": own,
                 "progress": lambda fraction: context.resources.progress.report(context, fraction),
-                "weights": context.resources.weights,
+                "weights": weights,
             }
-            return self._run(context, plain, inputs, {name: injected[name] for name in taken})
+            return self._run(context, code, inputs, {name: injected[name] for name in taken}, weights)
 
         return step
 
     def _run(
-        self, context: AssetExecutionContext, plain: Parameters, inputs: Inputs, injected: Mapping[str, Any]
-    ) -> Output[Made]:
+        self,
+        context: AssetExecutionContext,
+        code: Code,
+        deferred: Mapping[str, Deferred],
+        injected: Mapping[str, Any],
+        weights: UsedWeights,
+    ) -> MaterializeResult[Made]:
         subject = SubjectKey.parse(context.partition_key)
-        known = {name: _recorded_input(context, name) for name in inputs}
+        mark_process(context)
+        known = {name: _recorded_input(context, name) for name in deferred}
+        fresh = None if FORCE_TAG in context.run.tags else self._fresh(context, subject, code, known)
+        if fresh is not None:
+            return _kept(context, fresh, known)
         context.resources.progress.report(context, 0.0)
+        inputs = {name: _loaded(context, name, one) for name, one in deferred.items()}
         started = time.perf_counter()
         with PeakMemory() as memory:
-            value = _not_applicable(inputs) or self._computed(inputs, injected)
+            value = _not_applicable(inputs) or self._computed(inputs, injected, code)
         seconds = time.perf_counter() - started
         made_version = data_version(value)
+        libraries = _libraries({*self.libraries, *self.decisive})
         provenance = Provenance(
             description=self.description,
-            code_version=context.assets_def.code_versions_by_key[context.asset_key] or "",
+            code_version=code.version,
             data_version=made_version,
-            parameters=plain,
+            parameters=code.parameters,
+            libraries=libraries,
+            weights=weights.digests,
             input_data_versions={name: event.data_version for name, event in known.items()},
             sources=_source_uris(subject, known),
             bids={**self.bids, **self._spatial_reference(subject)},
@@ -153,17 +188,31 @@ class Derivative:
             "code_version": provenance.code_version,
             "data_version": made_version,
             INPUT_DATA_VERSIONS: MetadataValue.json(dict(provenance.input_data_versions)),
-            "parameters": MetadataValue.json(plain),
-            "libraries": MetadataValue.json(_versions(self.libraries)),
+            "parameters": MetadataValue.json(dict(code.parameters)),
+            "libraries": MetadataValue.json(libraries),
+            **({"weights": MetadataValue.json(weights.digests)} if weights.digests else {}),
         }
         context.resources.progress.report(context, 1.0)
-        return Output(
-            Made(value, provenance, figure),
+        return MaterializeResult(
+            value=Made(value, provenance, figure),
             data_version=DataVersion(made_version),
             metadata=metadata,
-            # Dagster records the hash of nothing for the version of an observed parent; this is the true one.
-            tags={f"{INPUT_DATA_VERSION_TAG}/{name}": known[name].data_version for name in inputs if name in SOURCES},
+            tags=_source_versions(known),
         )
+
+    def _fresh(
+        self, context: AssetExecutionContext, subject: SubjectKey, code: Code, known: Mapping[str, Recorded]
+    ) -> Recorded | None:
+        """What was made before, where making it again would give the same and the store still has it."""
+        before = recorded(context.instance, self.name, str(subject))
+        if (
+            before is None
+            or before.code_version != code.version
+            or before.input_data_versions != {name: event.data_version for name, event in known.items()}
+            or is_lost(context.instance, self.name, str(subject), before)
+        ):
+            return None
+        return before if context.resources.derivatives.holds(self.name, subject, before.data_version) else None
 
     def _spatial_reference(self, subject: SubjectKey) -> dict[str, str]:
         """All images of a subject lie on the grid of its denoised series."""
@@ -172,12 +221,12 @@ class Derivative:
         reference = NAMES["denoised_dwi"].file(subject, ".nii.gz")
         return {"SpatialReference": f"bids::{subject.folder}/{reference}"}
 
-    def _computed(self, inputs: Inputs, injected: Mapping[str, Any]) -> Value:
-        """The value; an error that a person can act on is shown as its sentence, without the code's path to it."""
-        try:
-            return self.compute(**inputs, **injected)
-        except ActionableError as error:
-            raise Failure(str(error), allow_retries=False) from None
+    def _computed(self, inputs: Inputs, injected: Mapping[str, Any], code: Code) -> Value:
+        with _told_in_a_sentence():
+            value = self.compute(**inputs, **injected)
+            if parameters(injected.get("settings")) != code.parameters:
+                raise SettingsError("a file that the settings name changed while the run used it: run again")
+            return value
 
     def _figure(self, context: AssetExecutionContext, value: Value, inputs: Inputs) -> bytes | None:
         """The picture; one that cannot be drawn is told and costs nobody the derivative."""
@@ -196,15 +245,19 @@ def derivative(
     summary: Summary,
     kinds: set[str] | frozenset[str] = frozenset(),
     libraries: tuple[str, ...] = (),
+    decisive: tuple[str, ...] = (),
     bids: Mapping[str, Any] | None = None,
     pool: str | None = None,
 ) -> Callable[[Callable[..., Value]], Derivative]:
     """Declare a derivative: its asset group, the number of its algorithm (raised whenever the numbers it gives
-    change), its picture and summary, the libraries whose versions are told beside it, what its sidecar says in
-    BIDS terms, and the concurrency pool it counts in."""
+    change), its picture and summary, the libraries whose versions are told beside it, those of them that are decisive
+    (another version was measured to give other numbers, and so makes it stale), what its sidecar says in BIDS terms,
+    and the concurrency pool it counts in."""
 
     def declare(compute: Callable[..., Value]) -> Derivative:
-        return Derivative(compute, group, version, picture, summary, frozenset(kinds), libraries, bids or {}, pool)
+        return Derivative(
+            compute, group, version, picture, summary, frozenset(kinds), libraries, decisive, bids or {}, pool
+        )
 
     return declare
 
@@ -217,6 +270,40 @@ def _not_applicable(inputs: Inputs) -> NotApplicable | None:
     return None
 
 
+@contextmanager
+def _told_in_a_sentence() -> Iterator[None]:
+    """An error that a person can act on is shown as its sentence, without the code's path to it."""
+    try:
+        yield
+    except ActionableError as error:
+        raise Failure(str(error), allow_retries=False) from None
+
+
+def _loaded(context: AssetExecutionContext, name: str, deferred: Deferred) -> Value:
+    """An input. Where the store does not have it as the log says, that is recorded, so that it will be made again."""
+    with _told_in_a_sentence():
+        try:
+            return deferred.load()
+        except Lost as error:
+            report_lost(context.instance, name, context.partition_key, str(error))
+            raise
+
+
+def _kept(context: AssetExecutionContext, before: Recorded, known: Mapping[str, Recorded]) -> MaterializeResult[Made]:
+    """A step that has nothing to do: nothing is loaded, computed or stored; what was recorded is recorded again."""
+    context.log.info(f"{context.asset_key.to_user_string()} is fresh: kept as it is")
+    return MaterializeResult(
+        data_version=DataVersion(before.data_version),
+        metadata={**before.metadata, KEPT: True},
+        tags=_source_versions(known),
+    )
+
+
+def _source_versions(known: Mapping[str, Recorded]) -> dict[str, str]:
+    """Dagster records the hash of nothing for the version of an observed parent; this is the true one."""
+    return {f"{INPUT_DATA_VERSION_TAG}/{name}": event.data_version for name, event in known.items() if name in SOURCES}
+
+
 def _recorded_input(context: AssetExecutionContext, name: str) -> Recorded:
     known = recorded(context.instance, name, context.partition_key, observed=name in SOURCES)
     if known is None:  # loading the input has told so already
@@ -227,7 +314,7 @@ def _recorded_input(context: AssetExecutionContext, name: str) -> Recorded:
 def _source_uris(subject: SubjectKey, known: Mapping[str, Recorded]) -> tuple[str, ...]:
     uris: list[str] = []
     for name, event in known.items():
-        files = event.metadata.get("files") or []
+        files = event.values.get("files") or []
         prefix = "bids:source:" if name in SOURCES else f"bids::{subject.folder}/"
         uris += [f"{prefix}{file}" for file in files if not file.endswith("_figure.png")]
         if not files:
@@ -238,7 +325,7 @@ def _source_uris(subject: SubjectKey, known: Mapping[str, Recorded]) -> tuple[st
 def _describe(value: Value) -> dict[str, str]:
     """Shape and voxel size in words, as far as the value has them."""
     if isinstance(value, NotApplicable):
-        return {"not_applicable": value.reason}
+        return {NOT_APPLICABLE: value.reason}
     if isinstance(value, MapSet):
         first = next(iter(value.values()))
         maps = ", ".join(name + "".join(f" ({size})" for size in one.shape[3:]) for name, one in value.items())
@@ -260,11 +347,5 @@ def _thumbnail(figure: bytes) -> MetadataValue[Any]:
     return MetadataValue.md(markdown_image(thumbnail(figure)))
 
 
-def _versions(libraries: tuple[str, ...]) -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("kwneuro-assets", "numpy", *libraries):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "absent"
-    return found
+def _libraries(names: Iterable[str]) -> dict[str, str]:
+    return {"python": platform.python_version(), **library_versions(("kwneuro-assets", "numpy", *sorted(names)))}

@@ -10,7 +10,7 @@ from kwneuro_assets.quality.figures import endings_figure
 from kwneuro_assets.quality.summaries import endings_summary
 from kwneuro_assets.run_queue import NETWORK_POOL
 from kwneuro_assets.settings import TractEndingSettings
-from kwneuro_assets.weights.resource import NetworkWeights
+from kwneuro_assets.weights.resource import UsedWeights
 
 
 @derivative(
@@ -23,9 +23,7 @@ from kwneuro_assets.weights.resource import NetworkWeights
     bids={"Type": "ROI"},
     pool=NETWORK_POOL,
 )
-def tract_endings(
-    csd_peaks: MapSet, settings: TractEndingSettings, weights: NetworkWeights, progress: Progress
-) -> Volume:
+def tract_endings(csd_peaks: MapSet, settings: TractEndingSettings, weights: UsedWeights, progress: Progress) -> Volume:
     """Start and end regions of the 72 bundles by TractSeg."""
     return segment_endings(
         csd_peaks["peaks"],

@@ -10,7 +10,7 @@ from kwneuro_assets.quality.figures import tracts_figure
 from kwneuro_assets.quality.summaries import tracts_summary
 from kwneuro_assets.run_queue import NETWORK_POOL
 from kwneuro_assets.settings import TractMaskSettings
-from kwneuro_assets.weights.resource import NetworkWeights
+from kwneuro_assets.weights.resource import UsedWeights
 
 
 @derivative(
@@ -23,7 +23,7 @@ from kwneuro_assets.weights.resource import NetworkWeights
     bids={"Type": "ROI"},
     pool=NETWORK_POOL,
 )
-def tract_masks(csd_peaks: MapSet, settings: TractMaskSettings, weights: NetworkWeights, progress: Progress) -> Volume:
+def tract_masks(csd_peaks: MapSet, settings: TractMaskSettings, weights: UsedWeights, progress: Progress) -> Volume:
     """Masks of 72 white-matter bundles by TractSeg, from the three strongest peaks."""
     return segment_tracts(
         csd_peaks["peaks"],

@@ -10,7 +10,7 @@ from kwneuro_assets.quality.figures import orientations_figure
 from kwneuro_assets.quality.summaries import orientations_summary
 from kwneuro_assets.run_queue import NETWORK_POOL
 from kwneuro_assets.settings import TractOrientationSettings
-from kwneuro_assets.weights.resource import NetworkWeights
+from kwneuro_assets.weights.resource import UsedWeights
 
 
 @derivative(
@@ -27,7 +27,7 @@ def tract_orientations(
     csd_peaks: MapSet,
     tract_masks: Volume,
     settings: TractOrientationSettings,
-    weights: NetworkWeights,
+    weights: UsedWeights,
     progress: Progress,
 ) -> Volume:
     """The main direction of each of the 72 bundles in each voxel (TOM) by TractSeg."""

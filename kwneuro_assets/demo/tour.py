@@ -16,7 +16,7 @@ from kwneuro_assets.demo.sherbrooke import write_sherbrooke
 from kwneuro_assets.demo.truth import score
 from kwneuro_assets.home import settle
 from kwneuro_assets.ingestion.ingest import ingest
-from kwneuro_assets.running import Result, run_subject
+from kwneuro_assets.running import Result, update_subject
 from kwneuro_assets.settings import PipelineSettings
 from kwneuro_assets.storage.store import DerivativeStore
 from kwneuro_assets.subjects import SubjectKey
@@ -50,13 +50,13 @@ def tour(home: Path, dataset: Literal["synthetic", "sherbrooke"], store: str | N
     with DagsterInstance.get() as instance:
         ingest(instance, settings)
         with RunConsole(SUBJECT, assets) as shown:
-            results = run_subject(instance, settings, SUBJECT, assets, shown)
+            results = update_subject(instance, settings, SUBJECT, assets, shown)
             shown.finish(results)
     print_results(results)
     _print_truth(settings, source / "truth" / SUBJECT, results)
     console.print(f"\nThe derivatives lie in {settings.store.url}")
     console.print(f"Open the UI with: [bold]make ui[/]   (or: kwneuro-assets --home {home} ui)", soft_wrap=True)
-    return all(result.outcome == "made" for result in results)
+    return all(result.is_there for result in results)
 
 
 def _project(home: Path, store: str | None) -> PipelineSettings:
@@ -92,7 +92,8 @@ def _print_truth(settings: PipelineSettings, truth: Path, results: list[Result])
     if not truth.is_dir():
         return
     store, subject = DerivativeStore(settings.store.url), SubjectKey.parse(SUBJECT)
-    made = {result.asset: store.read(result.asset, subject)[0] for result in results if result.outcome == "made"}
+    there = [result.asset for result in results if result.outcome in ("made", "fresh")]
+    made = {name: store.read(name, subject)[0] for name in there}
     table = Table("against the known truth", "", "", box=None, pad_edge=False, show_header=True)
     for row in score(made, truth):
         table.add_row(*row)

@@ -16,10 +16,8 @@ from kwneuro_assets.ingestion.read import look_at_dwi, look_at_mask
 from kwneuro_assets.settings import PipelineSettings
 from kwneuro_assets.storage.files import read_bytes
 from kwneuro_assets.storage.patience import AccessDenied, StorageError
-from kwneuro_assets.subjects import SubjectKey, subject_partitions
-from kwneuro_assets.versioning.records import DATA_VERSION_TAG, recorded
-
-PARTITIONS = str(subject_partitions.name)
+from kwneuro_assets.subjects import PARTITIONS, SubjectKey
+from kwneuro_assets.versioning.records import DATA_VERSION_TAG, FIRST_LOOK, SCAN, recorded
 
 
 @dataclass
@@ -111,20 +109,26 @@ def _take_in(
     report: IngestReport,
 ) -> None:
     key = str(subject)
-    if key not in known:
+    is_new = key not in known
+    if is_new:
         instance.add_dynamic_partitions(PARTITIONS, [key])
         report.added.append(key)
     moved = False
     for observation in observations:
         before = recorded(instance, observation.asset, key, observed=True)
-        if before is None or before.data_version != observation.data_version:
+        # A subject that was there before begins anew: Dagster has kept its events, the store need not have its files.
+        begins = is_new and observation.asset == SCAN
+        if begins or before is None or before.data_version != observation.data_version:
             moved = True
             instance.report_runless_asset_event(
                 AssetObservation(
                     observation.asset,
                     partition=key,
                     tags={DATA_VERSION_TAG: observation.data_version},
-                    metadata={"files": MetadataValue.json(list(observation.files))},
+                    metadata={
+                        "files": MetadataValue.json(list(observation.files)),
+                        **({FIRST_LOOK: True} if begins else {}),
+                    },
                 )
             )
     if key in known:

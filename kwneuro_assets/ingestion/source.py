@@ -4,10 +4,12 @@
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 from dagster import (
     BetaWarning,
     ConfigurableIOManager,
+    DagsterInstance,
     DataVersion,
     DataVersionsByPartition,
     InputContext,
@@ -22,7 +24,8 @@ from kwneuro_assets.imaging import Dwi, InvalidData, Volume
 from kwneuro_assets.ingestion.dataset import SourceDataset, SourceError
 from kwneuro_assets.ingestion.read import look_at_dwi, look_at_mask, read_dwi, read_mask
 from kwneuro_assets.settings import PipelineSettings, SourceSettings
-from kwneuro_assets.subjects import SubjectKey, subject_partitions
+from kwneuro_assets.storage.deferred import loaded_or_deferred
+from kwneuro_assets.subjects import PARTITIONS, SubjectKey, subject_partitions
 from kwneuro_assets.versioning.records import recorded
 
 
@@ -39,9 +42,14 @@ class SourceIOManager(ConfigurableIOManager):
     def of(cls, settings: SourceSettings) -> "SourceIOManager":
         return cls(**settings.model_dump())
 
-    def load_input(self, context: InputContext) -> Dwi | Volume:
+    def load_input(self, context: InputContext) -> Any:
+        """The value, or a promise of it. Raises SourceError, InvalidData, or StorageError."""
         name, subject = context.asset_key.to_user_string(), SubjectKey.parse(context.partition_key)
-        known = recorded(context.instance, name, str(subject), observed=True)
+        instance = context.instance
+        return loaded_or_deferred(context, lambda: self._load(instance, name, subject))
+
+    def _load(self, instance: DagsterInstance, name: str, subject: SubjectKey) -> Dwi | Volume:
+        known = recorded(instance, name, str(subject), observed=True)
         if known is None:
             raise SourceError(f"{name} of {subject} has not been observed. Look for it with: kwneuro-assets ingest")
         dataset = SourceDataset(
@@ -77,7 +85,7 @@ def _source_asset(name: str, settings: PipelineSettings) -> SourceAsset:
     def look(context: OpExecutionContext) -> DataVersionsByPartition:
         dataset = SourceDataset(settings.source)
         versions: dict[str, str | DataVersion] = {}
-        for key in context.instance.get_dynamic_partitions(str(subject_partitions.name)):
+        for key in context.instance.get_dynamic_partitions(PARTITIONS):
             try:
                 versions[key] = _VERSIONS[name](dataset, SubjectKey.parse(key))
             except InvalidData as error:  # told, and left as it was observed before

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
-from dagster import ConfigurableIOManager, InputContext, MetadataValue, OutputContext
+from dagster import ConfigurableIOManager, DagsterInstance, InputContext, MetadataValue, OutputContext
 from pydantic import Field, PrivateAttr
 
 from kwneuro_assets.imaging import Dwi, MapSet, Volume
+from kwneuro_assets.storage.deferred import loaded_or_deferred
 from kwneuro_assets.storage.sidecar import Provenance
-from kwneuro_assets.storage.store import DerivativeStore, StoreError, Verify
+from kwneuro_assets.storage.store import Damaged, DerivativeStore, Missing, StoreError, Verify
 from kwneuro_assets.subjects import SubjectKey
 from kwneuro_assets.versioning.content import Value
 from kwneuro_assets.versioning.records import recorded
@@ -23,6 +25,10 @@ class Made:
     value: Value
     provenance: Provenance
     figure: bytes | None = None
+
+
+class Lost(StoreError):
+    """The store does not hold what the event log says; says which derivative, what was found and what to do."""
 
 
 class DerivativeIOManager(ConfigurableIOManager):
@@ -60,9 +66,18 @@ class DerivativeIOManager(ConfigurableIOManager):
             }
         )
 
-    def load_input(self, context: InputContext) -> Value:
+    def load_input(self, context: InputContext) -> Any:
+        """The value, or a promise of it. Raises Lost, or StoreError where the store itself cannot be used."""
         asset, subject = context.asset_key.to_user_string(), SubjectKey.parse(context.partition_key)
-        known = recorded(context.instance, asset, str(subject))
+        instance = context.instance
+        return loaded_or_deferred(context, lambda: self._load(instance, asset, subject))
+
+    def holds(self, asset: str, subject: SubjectKey, version: str) -> bool:
+        """Whether the store has this version of a derivative, by its sidecar."""
+        return self.store.holds(asset, subject, version)
+
+    def _load(self, instance: DagsterInstance, asset: str, subject: SubjectKey) -> Value:
+        known = recorded(instance, asset, str(subject))
         if known is None:
             raise StoreError(
                 f"{asset} of {subject} has not been made. "
@@ -71,9 +86,12 @@ class DerivativeIOManager(ConfigurableIOManager):
         kept = self._kept.get((asset, str(subject), known.data_version))
         if kept is not None:
             return kept
-        value, sidecar = self.store.read(asset, subject)
+        try:
+            value, sidecar = self.store.read(asset, subject)
+        except (Damaged, Missing) as error:
+            raise Lost(str(error)) from None
         if sidecar.data_version != known.data_version:
-            raise StoreError(
+            raise Lost(
                 f"{asset} of {subject}: the store {self.url} holds version {sidecar.data_version[:12]}, the event log "
                 f"says {known.data_version[:12]}: a run ended between the two, or the store was changed by another "
                 f"instance. Make it again with: kwneuro-assets run --subject {subject} --select {asset}"

@@ -34,6 +34,8 @@ class Provenance:
     input_data_versions: Mapping[str, str] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     bids: Mapping[str, Any] = field(default_factory=dict)
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of each file of a network
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Sidecar:
             "CodeVersion": made.code_version,
             "DataVersion": made.data_version,
             "InputDataVersions": dict(made.input_data_versions),
+            "Libraries": dict(made.libraries),
+            **({"WeightsSha256": dict(made.weights)} if made.weights else {}),
             "Files": {name: {"Size": file.size, "Sha256": file.sha256} for name, file in self.files.items()},
         }
         return json.dumps({**tree, DIGEST: text_version(tree)}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -73,13 +77,15 @@ class Sidecar:
             raise ValueError(f"its content is not the one of its {DIGEST}")
         own = {
             "Description", "Sources", "ValueType", "Content", "Parameters", "CodeVersion", "DataVersion",
-            "InputDataVersions", "Files",
+            "InputDataVersions", "Libraries", "WeightsSha256", "Files",
         }  # fmt: skip
         provenance = Provenance(
             description=tree["Description"],
             code_version=tree["CodeVersion"],
             data_version=tree["DataVersion"],
             parameters=tree["Parameters"],
+            libraries=tree["Libraries"],
+            weights=tree.get("WeightsSha256", {}),
             input_data_versions=tree["InputDataVersions"],
             sources=tuple(tree["Sources"]),
             bids={key: value for key, value in tree.items() if key not in own},

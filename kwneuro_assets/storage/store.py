@@ -59,6 +59,10 @@ class Damaged(StoreError):
     """A file is not the one that its sidecar describes."""
 
 
+class Missing(StoreError):
+    """A derivative is not in the store."""
+
+
 class DerivativeStore:
     """The derivatives below `url`, by asset and subject: a folder, `s3://bucket/prefix`, or another URL of fsspec's.
 
@@ -175,9 +179,23 @@ class DerivativeStore:
         name = next(iter(sidecar.files), None) if sidecar else None
         return self._folder(subject) / name if name else self._sidecar_path(asset, subject)
 
+    def holds(self, asset: str, subject: SubjectKey, version: str) -> bool:
+        """Whether this version of a derivative is there: by its sidecar, and by files of the names that it gives.
+
+        Raises StoreError where the store itself cannot be used.
+        """
+        try:
+            sidecar = self.sidecar(asset, subject)
+        except Damaged:
+            return False
+        if sidecar is None or sidecar.data_version != version:
+            return False
+        return sidecar.files.keys() <= set(listing(self._folder(subject)).files)
+
     def missing(self, asset: str, subject: SubjectKey) -> StoreError:
-        """What to say of a derivative that is not in the store."""
-        return StoreError(f"{asset} of {subject} is not in the store {self.root}. {_remake(asset, subject)}")
+        """What to say of a derivative that is not in the store; Missing only where there is a store that lacks it."""
+        kind = Missing if self._is_own else StoreError
+        return kind(f"{asset} of {subject} is not in the store {self.root}. {_remake(asset, subject)}")
 
     def _folder(self, subject: SubjectKey) -> UPath:
         return self.root / subject.folder

@@ -1,14 +1,49 @@
-"""The code version of a derivative: its algorithm's number and its own parameters."""
+"""The code version of a derivative: its algorithm's number, its own parameters, and the libraries that decide."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from kwneuro_assets.settings import Section, SettingsError
 from kwneuro_assets.storage.files import file_sha256
 from kwneuro_assets.versioning.content import text_version
 
 Parameters = dict[str, str | float | int | bool | None]
+
+
+@dataclass(frozen=True)
+class Code:
+    """All but its inputs that decides what a derivative becomes: the number of its algorithm, its parameters, of the
+    settings' `section`, and the versions of the libraries whose versions change its numbers."""
+
+    number: int
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    section: str = ""
+
+    @property
+    def version(self) -> str:
+        """`<number>-<8 hex>`: the algorithm's own number and a hash over parameters and libraries."""
+        return f"{self.number}-{text_version([dict(self.parameters), dict(self.libraries)])[:8]}"
+
+    def changes_since(self, recorded: str | None, metadata: Mapping[str, Any]) -> tuple[str, ...]:
+        """What differs from the recorded code version, in sentences; `metadata` as the materialization has it."""
+        if recorded == self.version:
+            return ()
+        told = []
+        before = (recorded or "").partition("-")[0]
+        if before != str(self.number):
+            told.append(f"its algorithm changed: number {before or 'unknown'}, now {self.number}")
+        if isinstance(metadata.get("parameters"), Mapping):
+            told += changes(metadata["parameters"], self.parameters, f"{self.section}.")
+        if isinstance(metadata.get("libraries"), Mapping):
+            decisive = {name: found for name, found in metadata["libraries"].items() if name in self.libraries}
+            told += changes(decisive, self.libraries, "library ")
+        return tuple(told) or (f"its code version changed: {recorded}, now {self.version}",)
 
 
 def parameters(settings: Section | None) -> Parameters:
@@ -26,9 +61,37 @@ def parameters(settings: Section | None) -> Parameters:
     return plain
 
 
-def code_version(number: int, settings: Section | None) -> str:
-    """`<number>-<8 hex>`: the algorithm's own number and a hash over its parameters."""
-    return f"{number}-{text_version(parameters(settings))[:8]}"
+def library_versions(names: tuple[str, ...]) -> dict[str, str]:
+    """The installed version of each distribution, `absent` where there is none; none of them is imported."""
+    return {name: _installed(name) for name in names}
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What became of named values, in sentences."""
+    return [f"{prefix}{name}: was {old}, now {new}" for name, old, new in _different(before, now)]
+
+
+def pairs(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """In which of their named values two things differ, in sentences."""
+    return [f"{prefix}{name}: {one} and {other}" for name, one, other in _different(first, second)]
+
+
+def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for name in sorted({*before, *now}):
+        if name not in before or name not in now or before[name] != now[name]:
+            old, new = (_shown(of[name]) if name in of else "absent" for of in (before, now))
+            yield name, old, new
+
+
+def _shown(value: object) -> str:
+    return "not set" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
 
 
 def _file_content(key: str, path: str) -> str:

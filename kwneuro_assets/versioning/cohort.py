@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from dagster import AssetKey, DagsterInstance, DagsterRunStatus
-from dagster._core.execution.stats import StepEventStatus  # checked with dagster 1.13.27
+from dagster import DagsterInstance
 
 from kwneuro_assets.settings import PipelineSettings
-from kwneuro_assets.versioning.records import Recorded, recorded
+from kwneuro_assets.versioning.code import Code
+from kwneuro_assets.versioning.history import Attempt, History, Record, read_history
+from kwneuro_assets.versioning.records import recorded
 
 State = Literal["missing", "fresh", "stale", "stale-upstream", "failed", "running", "not-applicable"]
+Cause = Literal["code", "data", "dependencies"]
 SETTLED: frozenset[State] = frozenset({"fresh", "not-applicable"})
+SHORT = 12  # digits of a version that a person compares
 
 
 class Versioned(Protocol):
@@ -22,17 +25,29 @@ class Versioned(Protocol):
     @property
     def name(self) -> str: ...
     def inputs(self, settings: PipelineSettings) -> tuple[str, ...]: ...
-    def code_version(self, settings: PipelineSettings) -> str: ...
+    def code(self, settings: PipelineSettings) -> Code: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Status:
-    """The state of one derivative of one subject, the reasons in sentences, and its recorded versions."""
+    """The state of one derivative of one subject, the reasons in sentences, and its recorded versions.
+
+    `causes` tells what made it stale, also where the state is `failed` or `running`; `attempt` what came after it was
+    last made, and `recent_failures` how many attempts failed since anything that it is made from was new.
+    """
 
     state: State
     why: tuple[str, ...] = ()
     data_version: str | None = None
     code_version: str | None = None
+    causes: frozenset[Cause] = frozenset()
+    attempt: Attempt | None = None
+    recent_failures: int = 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is there, and made from what is there now."""
+        return self.state in SETTLED
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -43,91 +58,132 @@ class Status:
         }
 
 
+CohortStatus = dict[str, dict[str, Status]]
+
+
 def cohort_status(
     instance: DagsterInstance,
     settings: PipelineSettings,
     derivatives: Sequence[Versioned],
-    sources: Iterable[str],
-    subjects: Iterable[str],
-) -> dict[str, dict[str, Status]]:
-    """The status of each derivative by subject and asset, `derivatives` in the order in which they depend."""
-    attempts = {derivative.name: _open_attempts(instance, derivative.name) for derivative in derivatives}
-    result: dict[str, dict[str, Status]] = {}
+    sources: Collection[str],
+    subjects: Collection[str],
+) -> CohortStatus:
+    """The status of each derivative by subject and asset, `derivatives` in the order in which they depend.
+
+    One pass over the event log, whatever the number of subjects.
+    """
+    history = read_history(instance, [derivative.name for derivative in derivatives], sources, subjects)
+    questions = [_Question(instance, settings, derivative) for derivative in derivatives]
+    result: CohortStatus = {}
     for subject in subjects:
-        current = {source: recorded(instance, source, subject, observed=True) for source in sources}
         states: dict[str, Status] = {}
-        for derivative in derivatives:
-            known = recorded(instance, derivative.name, subject)
-            attempt = attempts[derivative.name].get(subject)
-            states[derivative.name] = _status(derivative, settings, known, current, states, attempt)
-            current[derivative.name] = known
+        for question in questions:
+            states[question.name] = question.answer(subject, history, states)
         result[subject] = states
     return result
 
 
-def _status(
-    derivative: Versioned,
-    settings: PipelineSettings,
-    known: Recorded | None,
-    current: dict[str, Recorded | None],
-    states: dict[str, Status],
-    attempt: State | None,
-) -> Status:
-    versions = (known.data_version, known.code_version) if known else (None, None)
-    if attempt == "running":
-        return Status("running", ("a run is making it",), *versions)
-    if attempt == "failed":
-        return Status("failed", ("the last attempt failed",), *versions)
-    if known is None:
-        return Status("missing", ("it has never been made",))
-    why = _changes(derivative, settings, known, current)
-    if why:
-        return Status("stale", why, *versions)
-    above = [name for name in derivative.inputs(settings) if name in states and states[name].state not in SETTLED]
-    if above:
-        return Status("stale-upstream", tuple(f"{name} is {states[name].state}" for name in above), *versions)
-    reason = known.metadata.get("not_applicable")
-    return Status("not-applicable", (str(reason),), *versions) if reason else Status("fresh", (), *versions)
+class _Question:
+    """One derivative under the present settings, asked about one subject after the other."""
+
+    def __init__(self, instance: DagsterInstance, settings: PipelineSettings, derivative: Versioned) -> None:
+        self.name = derivative.name
+        self._instance = instance
+        self._inputs = derivative.inputs(settings)
+        self._code = derivative.code(settings)
+        self._code_version = self._code.version
+        self._told: dict[str, tuple[str, ...]] = {}  # what differs, by the code version that was recorded
+
+    def answer(self, subject: str, history: History, states: Mapping[str, Status]) -> Status:
+        record = history.records[self.name].get(subject)
+        attempt = history.attempts[self.name].get(subject)
+        why, causes = self._changes(subject, record, history) if record else ((), frozenset())
+        state: State
+        lost = history.lost[self.name].get(subject)
+        failures = self._recent_failures(subject, attempt, history)
+        if attempt and attempt.state in ("queued", "running"):
+            state, why = "running", (f"run {attempt.run_id[:8]} {_UNDER_WAY[attempt.state]}",)
+        elif attempt and attempt.state == "interrupted":
+            state, why = "failed", (f"run {attempt.run_id[:8]} was cancelled in the middle of it",)
+        elif attempt and attempt.state == "failed":
+            state, why = "failed", (_failed(attempt),)
+        elif record is None:
+            state, why = "missing", ("it has never been made",)
+        elif lost is not None:
+            state, why = "missing", (lost,)
+        elif why:
+            state = "stale"
+        elif above := [name for name in self._inputs if name in states and not states[name].settled]:
+            state, why = "stale-upstream", tuple(f"{name} is {states[name].state}" for name in above)
+        elif record.not_applicable is not None:
+            state, why = "not-applicable", (record.not_applicable,)
+        else:
+            state = "fresh"
+        data_version, code_version = (record.data_version, record.code_version) if record else (None, None)
+        return Status(state, why, data_version, code_version, causes, attempt, failures)
+
+    def _changes(self, subject: str, record: Record, history: History) -> tuple[tuple[str, ...], frozenset[Cause]]:
+        """What differs between how it was made and how it would be made now, in sentences and by kind."""
+        causes: set[Cause] = set()
+        why: list[str] = []
+        if record.code_version != self._code_version:
+            causes.add("code")
+            why += self._code_changes(subject, record.code_version)
+        before = record.input_data_versions
+        for name in self._inputs:
+            now = history.records[name].get(subject)
+            if name not in before:
+                causes.add("dependencies")
+                why.append(f"{name} was added to its inputs")
+            elif now is not None and now.data_version != before[name]:
+                causes.add("data")
+                why.append(f"{name} changed: version {before[name][:SHORT]}, now {now.data_version[:SHORT]}")
+        for name in before:
+            if name not in self._inputs:
+                causes.add("dependencies")
+                why.append(f"{name} is no longer among its inputs")
+        return tuple(why), frozenset(causes)
+
+    def _code_changes(self, subject: str, code_version: str) -> tuple[str, ...]:
+        """What differs in code and settings; all of one code version were made in the same way, so one is looked up."""
+        if code_version not in self._told:
+            record = recorded(self._instance, self.name, subject)
+            self._told[code_version] = self._code.changes_since(code_version, record.values if record else {})
+        return self._told[code_version]
+
+    def _recent_failures(self, subject: str, attempt: Attempt | None, history: History) -> int:
+        """Failures in a row since anything that it is made from was new: those that another attempt would repeat."""
+        if attempt is None or not attempt.failures:
+            return 0
+        inputs = [one for name in self._inputs if (one := history.records[name].get(subject))]
+        newest = max((one.event_id for one in inputs), default=0)
+        return sum(failure.ended.event_id > newest for failure in attempt.failures)
 
 
-def _changes(
-    derivative: Versioned, settings: PipelineSettings, known: Recorded, current: dict[str, Recorded | None]
-) -> tuple[str, ...]:
-    """What differs between how it was made and how it would be made now, in sentences."""
-    why = []
-    wanted = derivative.code_version(settings)
-    if known.code_version != wanted:
-        why.append(f"its settings or code changed: version {known.code_version}, now {wanted}")
-    inputs = derivative.inputs(settings)
-    for name in inputs:
-        before, now = known.input_data_versions.get(name), current.get(name)
-        if before is None:
-            why.append(f"{name} was added to its inputs")
-        elif now is not None and now.data_version != before:
-            why.append(f"{name} changed: version {before[:12]}, now {now.data_version[:12]}")
-    why += [f"{name} is no longer among its inputs" for name in known.input_data_versions if name not in inputs]
-    return tuple(why)
+def counted(states: CohortStatus) -> dict[str, dict[State, int]]:
+    """How many subjects are in each state, by asset."""
+    counts: dict[str, dict[State, int]] = {}
+    for row in states.values():
+        for name, status in row.items():
+            of_asset = counts.setdefault(name, {})
+            of_asset[status.state] = of_asset.get(status.state, 0) + 1
+    return counts
 
 
-def _open_attempts(instance: DagsterInstance, asset: str) -> dict[str, State]:
-    """Subjects whose newest attempt made nothing: `running` while its run lasts, `failed` where it failed.
+def unsettled(states: Mapping[str, Status], names: Iterable[str]) -> list[str]:
+    """Those of the named derivatives of a subject that are to be made, in the order of `states`."""
+    wanted = set(names)
+    return [name for name, status in states.items() if name in wanted and not status.settled]
 
-    A step that was never reached, as one above it failed, has not failed itself.
-    """
-    storage = instance.event_log_storage
-    attempts = storage.get_latest_asset_partition_materialization_attempts_without_materializations(AssetKey(asset))
-    runs = {run_id: instance.get_run_by_id(run_id) for run_id in {run_id for run_id, _ in attempts.values()}}
-    states: dict[str, State] = {}
-    for subject, (run_id, _) in attempts.items():
-        run = runs[run_id]
-        if run is None:
-            continue
-        if not run.is_finished:
-            states[subject] = "running"
-        elif run.status == DagsterRunStatus.FAILURE:
-            failed = {
-                step.step_key for step in instance.get_run_step_stats(run_id) if step.status == StepEventStatus.FAILURE
-            }
-            if asset in failed or not failed:  # without a failed step, the run itself failed
-                states[subject] = "failed"
-    return states
+
+def under_way(states: Mapping[str, Status]) -> bool:
+    """Whether a run of the subject waits or works."""
+    return any(status.state == "running" for status in states.values())
+
+
+_UNDER_WAY = {"queued": "waits for its turn", "running": "is making it"}
+
+
+def _failed(attempt: Attempt) -> str:
+    count, why = len(attempt.failures), attempt.failures[-1].why
+    return f"the last attempt failed: {why}" if count == 1 else f"the last {count} attempts failed: {why}"

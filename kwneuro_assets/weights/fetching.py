@@ -68,9 +68,15 @@ def fetch(name: str, folder: Path, progress: Progress = silent, base_url: str | 
 
 def require(name: str, folder: Path, progress: Progress = silent, base_url: str | None = None) -> Path:
     """The folder of a network's weights, verified; fetched first where they are nowhere. Raises WeightsError."""
+    return require_verified(name, folder, progress, base_url)[0]
+
+
+def require_verified(
+    name: str, folder: Path, progress: Progress = silent, base_url: str | None = None
+) -> tuple[Path, dict[str, str]]:
+    """As `require`, with the SHA-256 of each file."""
     where = locate(name, folder) or fetch(name, folder, progress, base_url)
-    verify(name, where)
-    return where
+    return where, verify(name, where)
 
 
 def verify(name: str, where: Path) -> dict[str, str]:

@@ -16,10 +16,11 @@ from dagster import AssetKey, AssetRecordsFilter, DagsterInstance
 
 from kwneuro_assets.ingestion import dataset as dataset_module
 from kwneuro_assets.ingestion.dataset import SourceError
-from kwneuro_assets.ingestion.ingest import PARTITIONS, IngestReport, ingest
+from kwneuro_assets.ingestion.ingest import IngestReport, ingest
 from kwneuro_assets.settings import PipelineSettings
 from kwneuro_assets.storage import files
 from kwneuro_assets.storage.files import Listing
+from kwneuro_assets.subjects import PARTITIONS
 from kwneuro_assets.versioning.records import recorded
 from kwneuro_assets_tests.small_dataset import dwi_folder, load, small_settings, write_dataset, write_series
 
@@ -62,7 +63,7 @@ def test_new_subjects_are_added_and_observed(instance: DagsterInstance, source: 
         assert all(recorded(instance, asset, key, observed=True) for key in KEYS)
     seen = recorded(instance, "dwi", "sub-02_ses-a", observed=True)
     assert seen is not None
-    assert seen.metadata["files"] == [f"{IMAGE[:-7]}{end}" for end in (".nii.gz", ".bval", ".bvec")]
+    assert seen.values["files"] == [f"{IMAGE[:-7]}{end}" for end in (".nii.gz", ".bval", ".bvec")]
 
 
 def test_looking_again_changes_nothing(instance: DagsterInstance, source: Path) -> None:

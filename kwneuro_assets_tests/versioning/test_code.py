@@ -10,7 +10,7 @@ import pytest
 
 from kwneuro_assets.assets import DERIVATIVES
 from kwneuro_assets.settings import PipelineSettings, ResponseSettings, SettingsError
-from kwneuro_assets.versioning.code import code_version, parameters
+from kwneuro_assets.versioning.code import Code, parameters
 
 # Every setting of a derivation, another value for it, and who uses it.
 USERS: dict[str, tuple[object, set[str]]] = {
@@ -41,6 +41,12 @@ USERS: dict[str, tuple[object, set[str]]] = {
     "store.verify": ("first", set()),
     "store.cache_gb": (1, set()),
     "weights.folder": ("elsewhere", set()),
+    "automation.mode": ("off", set()),
+    "automation.select": ("dti", set()),
+    "automation.max_runs": (3, set()),
+    "automation.attempts": (5, set()),
+    "automation.retry_minutes": (1, set()),
+    "automation.interval_seconds": (60, set()),
 }
 
 
@@ -72,7 +78,7 @@ def test_every_setting_is_in_the_table_above() -> None:
 def test_a_version_is_the_algorithms_number_and_eight_digits() -> None:
     for name, version in versions(PipelineSettings()).items():
         assert re.fullmatch(r"[1-9]\d*-[0-9a-f]{8}", version), name
-    assert code_version(2, None).split("-") == ["2", code_version(1, None).split("-")[1]]
+    assert Code(2).version.split("-") == ["2", Code(1).version.split("-")[1]]
 
 
 def test_numbers_that_are_equal_give_one_version() -> None:

@@ -20,8 +20,8 @@ from dagster._serdes import deserialize_value
 from benchmarks.event_log import KINDS, NAMES, Written, write_cohort
 from kwneuro_assets.assets import DERIVATIVES
 from kwneuro_assets.definitions import build
-from kwneuro_assets.ingestion.ingest import PARTITIONS
 from kwneuro_assets.settings import PipelineSettings
+from kwneuro_assets.subjects import PARTITIONS
 from kwneuro_assets.versioning.cohort import cohort_status
 from kwneuro_assets.versioning.records import CODE_VERSION_TAG, DATA_VERSION_TAG
 

@@ -1,0 +1,209 @@
+"""What keeps a cohort up to date from Dagster's side: a sensor that looks at its status, and two jobs for a person.
+
+The sensor is level-triggered: at each tick it asks for what is to be made now, whatever it asked for before, so that
+nothing is forgotten when a run fails, a tick is cut short, or the daemon was down for a week.
+"""
+
+# No postponed annotations here: Dagster looks at the types of an op's parameters.
+
+import time
+from collections.abc import Collection, Mapping
+
+from dagster import (
+    AssetKey,
+    AssetSelection,
+    Config,
+    DagsterInstance,
+    DagsterRunStatus,
+    JobDefinition,
+    OpExecutionContext,
+    RunRequest,
+    RunsFilter,
+    SensorDefinition,
+    SensorEvaluationContext,
+    SensorResult,
+    SkipReason,
+    define_asset_job,
+    in_process_executor,
+    job,
+    op,
+    sensor,
+)
+from pydantic import Field
+
+from kwneuro_assets.assets import DERIVATIVES
+from kwneuro_assets.assets.derivative import FORCE_TAG
+from kwneuro_assets.dagster_internals import add_backfill
+from kwneuro_assets.ingestion.source import source_names
+from kwneuro_assets.processes import end_dead_runs
+from kwneuro_assets.selection import select
+from kwneuro_assets.settings import AutomationSettings, PipelineSettings, load_settings
+from kwneuro_assets.subjects import PARTITIONS, subject_partitions
+from kwneuro_assets.versioning.cohort import CohortStatus, Status, cohort_status, counted, under_way, unsettled
+
+SENSOR, UPDATE, REMAKE = "keep_up_to_date", "make_what_is_stale", "remake"
+AUTOMATION_TAG = "kwneuro/automation"  # of the runs that the sensor asked for
+_UNFINISHED = [
+    DagsterRunStatus.NOT_STARTED,
+    DagsterRunStatus.QUEUED,
+    DagsterRunStatus.STARTING,
+    DagsterRunStatus.STARTED,
+    DagsterRunStatus.CANCELING,
+]
+
+Inputs = Mapping[str, tuple[str, ...]]  # of each derivative
+
+
+def automation_sensor(loaded: PipelineSettings) -> SensorDefinition:
+    """Asks for what new or changed data and due repetitions want: off until a person switches it on in the UI.
+
+    `loaded` are the settings under which the code location was loaded; each tick looks at the present ones.
+    """
+
+    @sensor(
+        name=SENSOR,
+        description="Makes what new or changed data ask for, and tries again what failed (settings: automation).",
+        target=AssetSelection.assets(*(derivative.name for derivative in DERIVATIVES)),
+        minimum_interval_seconds=loaded.automation.interval_seconds,
+    )
+    def keep_up_to_date(context: SensorEvaluationContext) -> SensorResult | SkipReason:
+        settings = load_settings()
+        if settings.automation.mode == "off":
+            return SkipReason("automation.mode is off")
+        if _inputs(settings) != _inputs(loaded):
+            return SkipReason("the settings changed what depends on what: reload the code location")
+        for run_id in end_dead_runs(context.instance):
+            context.log.warning(f"run {run_id} is over: its process is gone")
+        places = settings.automation.max_runs - _asked_for(context.instance)
+        states = _states(context.instance, settings)
+        wanted = requests(states, settings, time.time())
+        if not wanted:
+            return SkipReason(_told(states))
+        if places <= 0:
+            return SkipReason(f"{len(wanted)} subjects wait: {settings.automation.max_runs} runs are enough at once")
+        return SensorResult(
+            run_requests=[
+                RunRequest(
+                    partition_key=subject,
+                    asset_selection=[AssetKey(name) for name in names],
+                    tags={AUTOMATION_TAG: "true"},
+                )
+                for subject, names in list(wanted.items())[:places]
+            ]
+        )
+
+    return keep_up_to_date
+
+
+def requests(states: CohortStatus, settings: PipelineSettings, now: float) -> dict[str, list[str]]:
+    """The derivatives that automation makes now (seconds since 1970), by subject, in the order in which they depend.
+
+    A subject with a run that waits or works is left alone.
+    """
+    chosen, inputs = set(select(settings, settings.automation.select)), _inputs(settings)
+    return {
+        subject: names
+        for subject, row in states.items()
+        if not under_way(row) and (names := _due(row, chosen, inputs, settings.automation, now))
+    }
+
+
+def _due(
+    row: Mapping[str, Status], chosen: Collection[str], inputs: Inputs, settings: AutomationSettings, now: float
+) -> list[str]:
+    """What is to be made of one subject: that which asks for it, and what follows; nothing on top of what waits."""
+    due: list[str] = []
+    for name, status in row.items():
+        above = [parent for parent in inputs[name] if parent in row]
+        follows = any(parent in due for parent in above)
+        ready = all(row[parent].settled or parent in due for parent in above)
+        wanted = name in chosen and not status.settled and (follows or _asks(status, settings))
+        if wanted and ready and _allowed(status, settings, now):
+            due.append(name)
+    return due
+
+
+def _asks(status: Status, settings: AutomationSettings) -> bool:
+    """Whether a derivative wants to be made by itself, and not only as what it is made from will be new."""
+    if status.state == "stale":
+        return settings.mode == "all" or "data" in status.causes
+    return status.state in ("missing", "failed")
+
+
+def _allowed(status: Status, settings: AutomationSettings, now: float) -> bool:
+    """Whether what happened to the last attempts allows another one now."""
+    if status.attempt is None or status.attempt.state not in ("failed", "interrupted", "cancelled"):
+        return True
+    if status.attempt.state != "failed":
+        return False  # a person ended it
+    if not status.recent_failures:
+        return True  # what it is made from is new
+    wait = 60 * settings.retry_minutes * 2 ** (status.recent_failures - 1)
+    return status.recent_failures < settings.attempts and now >= status.attempt.failures[-1].ended.moment + wait
+
+
+class UpdateConfig(Config):
+    subjects: list[str] = Field([], description="Only these; all where the list is empty.")
+    select: str | None = Field(None, description="Derivatives, comma-separated or in Dagster's selection syntax.")
+
+
+@op(description="Asks Dagster's daemon for all that is missing, stale or failed, whatever made it so: one backfill.")
+def ask_for_what_is_stale(context: OpExecutionContext, config: UpdateConfig) -> None:
+    settings = load_settings()
+    end_dead_runs(context.instance)
+    states = _states(context.instance, settings, config.subjects)
+    chosen = select(settings, config.select)
+    partitions: dict[str, list[str]] = {}
+    subjects = 0
+    for subject, row in states.items():
+        names = [] if under_way(row) else unsettled(row, chosen)
+        subjects += bool(names)
+        for name in names:
+            partitions.setdefault(name, []).append(subject)
+    if not partitions:
+        context.log.info(f"nothing to do: {_told(states)}")
+        return
+    title = f"what was stale of {subjects} subjects"
+    backfill = add_backfill(context.instance, subject_partitions, partitions, title, {})
+    context.log.info(f"backfill {backfill}: {title} (Runs > Backfills shows how far it is)")
+
+
+@job(name=UPDATE, description="Makes all that is missing, stale or failed.", executor_def=in_process_executor)
+def make_what_is_stale() -> None:
+    ask_for_what_is_stale()
+
+
+def jobs() -> list[JobDefinition]:
+    """What a person starts in the UI: an update of the cohort, and derivatives made again though they are fresh."""
+    remake = define_asset_job(
+        REMAKE,
+        selection=AssetSelection.assets(*(derivative.name for derivative in DERIVATIVES)),
+        description="Makes the derivatives of a subject again, fresh or not.",
+        tags={FORCE_TAG: "true"},
+    )
+    return [make_what_is_stale, remake]  # type: ignore[list-item]  # resolved by Dagster
+
+
+def _states(instance: DagsterInstance, settings: PipelineSettings, subjects: Collection[str] = ()) -> CohortStatus:
+    known = sorted(instance.get_dynamic_partitions(PARTITIONS))
+    chosen = [subject for subject in known if not subjects or subject in subjects]
+    return cohort_status(instance, settings, DERIVATIVES, source_names(settings), chosen)
+
+
+def _inputs(settings: PipelineSettings) -> Inputs:
+    return {derivative.name: derivative.inputs(settings) for derivative in DERIVATIVES}
+
+
+def _asked_for(instance: DagsterInstance) -> int:
+    """The runs that automation asked for and that wait or work."""
+    return instance.get_runs_count(RunsFilter(tags={AUTOMATION_TAG: "true"}, statuses=_UNFINISHED))
+
+
+def _told(states: CohortStatus) -> str:
+    """How the cohort stands, in one sentence."""
+    totals: dict[str, int] = {}
+    for counts in counted(states).values():
+        for state, count in counts.items():
+            totals[state] = totals.get(state, 0) + count
+    told = ", ".join(f"{count} {state}" for state, count in sorted(totals.items()))
+    return f"of {len(states)} subjects: {told}" if states else "there are no subjects"

@@ -1,0 +1,313 @@
+"""All that this project uses of Dagster beyond its public interface; checked with dagster 1.13.27.
+
+Dagster answers questions about one partition at a time. A cohort needs all at once, and so its tables are read here in
+bulk. A test writes events through Dagster and reads them through this module: where a new version moves something, it
+fails.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from itertools import islice
+from typing import Any, Literal, TypeVar
+
+import sqlalchemy as sql
+from dagster import AssetKey, DagsterInstance, DagsterRunStatus, PartitionsDefinition
+from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
+from dagster._core.events import DagsterEventType
+from dagster._core.events.log import EventLogEntry
+from dagster._core.execution.backfill import PartitionBackfill
+from dagster._core.run_coordinator.queued_run_coordinator import QueuedRunCoordinator
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+from dagster._core.storage.runs.schema import RunsTable
+from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
+from dagster._core.utils import make_new_backfill_id
+from dagster._serdes import ConfigurableClassData, deserialize_value
+
+__all__ = ["ConfigurableClassData", "QueuedRunCoordinator"]
+
+Kind = Literal["ASSET_MATERIALIZATION", "ASSET_OBSERVATION", "ASSET_MATERIALIZATION_PLANNED"]
+MADE: Kind = "ASSET_MATERIALIZATION"
+OBSERVED: Kind = "ASSET_OBSERVATION"
+PLANNED: Kind = "ASSET_MATERIALIZATION_PLANNED"
+
+_IN_ONE_QUERY = 500  # values in one IN (...): SQLite has a limit, and planners like short lists
+_Item = TypeVar("_Item")
+_events = SqlEventLogStorageTable.c
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """The newest event of one kind for one partition of an asset; `text` is Dagster's JSON from its picture on."""
+
+    asset: str
+    partition: str
+    kind: Kind
+    id: int
+    run_id: str
+    text: str
+
+    def tag(self, name: str) -> str | None:
+        """A tag of the materialization or observation, whose value has nothing to be escaped."""
+        start = self.text.find(f'"{name}": "')
+        if start < 0:
+            return None
+        start += len(name) + 5
+        return self.text[start : self.text.index('"', start)]
+
+    def metadata(self, label: str) -> Any:
+        """The text or the JSON of a metadata entry; None where there is none of that label."""
+        end = self.text.find(f'"label": "{label}"')
+        if end < 0:
+            return None
+        start = self.text.rindex('"entry_data": ', 0, end) + 14
+        entry = json.JSONDecoder().raw_decode(self.text, start)[0]
+        return entry["data"] if "data" in entry else entry["text"]
+
+
+def newest_events(
+    instance: DagsterInstance, wanted: Mapping[Kind, Collection[str]], partitions: Collection[str] | None = None
+) -> Iterator[Event]:
+    """The newest event of each kind for each partition of the assets, of these partitions or of all in the log."""
+    kinds = sql.or_(
+        *(
+            sql.and_(_events.dagster_event_type == kind, _events.asset_key.in_([_stored_key(name) for name in assets]))
+            for kind, assets in wanted.items()
+            if assets
+        )
+    )
+    # Its first metadata is the picture: by far the largest part, of no use here.
+    picture_ends = _position(instance)(_events.event, '"label": "picture"')
+    text = sql.case((_events.dagster_event_type == PLANNED, ""), else_=sql.func.substr(_events.event, picture_ends + 1))
+    columns = (_events.asset_key, _events.partition, _events.dagster_event_type, _events.id, _events.run_id, text)
+    for chosen in [None] if partitions is None else _chunks(partitions):
+        of_partition = _events.partition.isnot(None) if chosen is None else _events.partition.in_(chosen)
+        newest = (
+            sql.select(sql.func.max(_events.id).label("id"))
+            .where(kinds, of_partition)
+            .group_by(_events.asset_key, _events.dagster_event_type, _events.partition)
+            .subquery()
+        )
+        query = sql.select(*columns).join(newest, newest.c.id == _events.id)
+        for asset, *rest in _rows(instance, query):
+            yield Event(_name(asset), *rest)
+
+
+def newest_with(
+    instance: DagsterInstance, kind: Kind, asset: str, label: str, partitions: Collection[str] | None = None
+) -> dict[str, int]:
+    """By partition, the id of the newest event of an asset that has a metadata entry of this label."""
+    found: dict[str, int] = {}
+    for chosen in [None] if partitions is None else _chunks(partitions):
+        query = (
+            sql.select(_events.partition, sql.func.max(_events.id))
+            .where(
+                _events.asset_key == _stored_key(asset),
+                _events.dagster_event_type == kind,
+                _events.partition.isnot(None) if chosen is None else _events.partition.in_(chosen),
+                _events.event.contains(f'"label": "{label}"', autoescape=True),
+            )
+            .group_by(_events.partition)
+        )
+        found.update((partition, newest) for partition, newest in _rows(instance, query))
+    return found
+
+
+def planned_runs(instance: DagsterInstance, asset: str, partitions: Collection[str]) -> Iterator[tuple[str, int, str]]:
+    """Every plan to materialize one of the partitions: partition, event id and run id, oldest first."""
+    for chosen in _chunks(partitions):
+        query = (
+            sql.select(_events.partition, _events.id, _events.run_id)
+            .where(
+                _events.asset_key == _stored_key(asset),
+                _events.dagster_event_type == PLANNED,
+                _events.partition.in_(chosen),
+            )
+            .order_by(_events.id)
+        )
+        yield from _rows(instance, query)
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """When a run ended (seconds since 1970), as which event of the log."""
+
+    event_id: int
+    moment: float
+
+
+def run_statuses(instance: DagsterInstance, run_ids: Collection[str]) -> dict[str, DagsterRunStatus]:
+    """The status of each of the runs that there still is."""
+    storage = instance.run_storage
+    if not isinstance(storage, SqlRunStorage):
+        raise _not_in_sql(storage)
+    found: dict[str, DagsterRunStatus] = {}
+    with storage.connect() as connection:
+        for chosen in _chunks(run_ids):
+            query = sql.select(RunsTable.c.run_id, RunsTable.c.status).where(RunsTable.c.run_id.in_(chosen))
+            found.update((run_id, DagsterRunStatus(status)) for run_id, status in connection.execute(query))
+    return found
+
+
+def run_ends(instance: DagsterInstance, run_ids: Collection[str]) -> dict[str, RunEnd]:
+    """How runs that failed or were cancelled ended; others are left out."""
+    kinds = [DagsterEventType.RUN_FAILURE.value, DagsterEventType.RUN_CANCELED.value]
+    found: dict[str, RunEnd] = {}
+    for chosen in _chunks(run_ids):
+        query = sql.select(_events.run_id, _events.id, _events.timestamp).where(
+            _events.run_id.in_(chosen), _events.dagster_event_type.in_(kinds)
+        )
+        for run_id, event_id, moment in _rows(instance, query):
+            found[run_id] = RunEnd(event_id, _seconds(moment))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The steps of a run that has ended: which began, which of these came to their end, which failed and why."""
+
+    begun: frozenset[str]
+    succeeded: frozenset[str]
+    failed: Mapping[str, str]
+
+
+_steps_of_ended_runs: dict[str, Steps] = {}  # which never change again
+
+
+def steps_of_ended_runs(instance: DagsterInstance, run_ids: Iterable[str]) -> Mapping[str, Steps]:
+    """What became of the steps of runs that have ended. A run whose log is gone has none."""
+    wanted = list(dict.fromkeys(run_ids))
+    unread = [run_id for run_id in wanted if run_id not in _steps_of_ended_runs]
+    storage = _event_log(instance)
+    if storage.is_run_sharded:
+        for run_id in unread:
+            _steps_of_ended_runs[run_id] = _steps(_shard_rows(storage, run_id))
+    else:
+        for chosen in _chunks(unread):
+            rows: dict[str, list[tuple[str, str, str]]] = {run_id: [] for run_id in chosen}
+            for run_id, *row in _rows(instance, _step_query(_events.run_id).where(_events.run_id.in_(chosen))):
+                rows[run_id].append(row)
+            _steps_of_ended_runs.update({run_id: _steps(one) for run_id, one in rows.items()})
+    return {run_id: _steps_of_ended_runs[run_id] for run_id in wanted}
+
+
+def _step_query(*columns: Any) -> Any:
+    failure = DagsterEventType.STEP_FAILURE.value
+    kinds = [DagsterEventType.STEP_START.value, DagsterEventType.STEP_SUCCESS.value, failure]
+    text = sql.case((_events.dagster_event_type == failure, _events.event), else_="")
+    return sql.select(*columns, _events.step_key, _events.dagster_event_type, text).where(
+        _events.dagster_event_type.in_(kinds)
+    )
+
+
+def _shard_rows(storage: Any, run_id: str) -> list[Any]:
+    """From the file that SQLite has for each run; read past Dagster, which takes a tenth of a second for each."""
+    from pathlib import Path
+
+    if not Path(storage.path_for_shard(run_id)).exists():
+        return []
+    engine = sql.create_engine(storage.conn_string_for_shard(run_id), poolclass=sql.NullPool)
+    try:
+        with engine.connect() as connection:
+            return list(connection.execute(_step_query()))
+    finally:
+        engine.dispose()
+
+
+def _steps(rows: Iterable[Sequence[str]]) -> Steps:
+    begun, succeeded, failed = set(), set(), {}
+    for step, kind, text in rows:
+        if kind == DagsterEventType.STEP_START.value:
+            begun.add(step)
+        elif kind == DagsterEventType.STEP_SUCCESS.value:
+            succeeded.add(step)
+        else:
+            failed[step] = failure_sentence(deserialize_value(text, EventLogEntry).get_dagster_event())
+    return Steps(frozenset(begun), frozenset(succeeded), failed)
+
+
+def failure_sentence(event: Any) -> str:
+    """Why a step failed: the message at the bottom of the chain of errors, without its class and traceback."""
+    failure = event.step_failure_data
+    if failure.user_failure_data is not None and failure.user_failure_data.description:
+        return str(failure.user_failure_data.description)
+    error = failure.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    if error is None:
+        return "failed without an error"
+    # Dagster puts the class in front of the message, with its module where it is not a built-in one.
+    head, _, message = str(error.message).strip().partition(": ")
+    return message if message and head.rpartition(".")[2] == error.cls_name else str(error.message).strip()
+
+
+def add_backfill(
+    instance: DagsterInstance,
+    partitions_def: PartitionsDefinition,
+    partitions: Mapping[str, Collection[str]],
+    title: str,
+    tags: Mapping[str, str],
+) -> str:
+    """Ask Dagster's daemon for partitions of assets: one run for each partition, its steps in order. Returns its id."""
+    subsets = {
+        AssetKey(name): partitions_def.subset_with_partition_keys(sorted(keys)) for name, keys in partitions.items()
+    }
+    backfill = PartitionBackfill.from_asset_graph_subset(
+        backfill_id=make_new_backfill_id(),
+        backfill_timestamp=time.time(),
+        tags=tags,
+        dynamic_partitions_store=instance,
+        asset_graph_subset=AssetGraphSubset(subsets),  # type: ignore[call-arg]  # its properties are no fields
+        title=title,
+        description=None,
+        run_config=None,
+    )
+    instance.add_backfill(backfill)
+    return backfill.backfill_id
+
+
+def _event_log(instance: DagsterInstance) -> Any:
+    storage = instance.event_log_storage
+    if not isinstance(storage, SqlEventLogStorage):
+        raise _not_in_sql(storage)
+    return storage
+
+
+def _not_in_sql(storage: object) -> TypeError:
+    return TypeError(f"expected an instance on SQLite or Postgres, found its storage to be {type(storage).__name__}")
+
+
+def _rows(instance: DagsterInstance, query: Any) -> Iterator[Any]:
+    """One row after the other, with few of them in memory on either side of the connection."""
+    with _event_log(instance).index_connection() as connection:
+        yield from connection.execution_options(stream_results=True, max_row_buffer=1000).execute(query)
+
+
+def _position(instance: DagsterInstance) -> Any:
+    """The database's function that tells where one text begins in another, from 1; 0 where it does not."""
+    with _event_log(instance).index_connection() as connection:
+        return sql.func.strpos if connection.dialect.name == "postgresql" else sql.func.instr
+
+
+def _chunks(items: Iterable[_Item]) -> Iterator[list[_Item]]:
+    remaining = iter(items)
+    while chunk := list(islice(remaining, _IN_ONE_QUERY)):
+        yield chunk
+
+
+def _stored_key(asset: str) -> str:
+    return AssetKey(asset).to_string()
+
+
+def _name(stored_key: str) -> str:
+    return stored_key[2:-2]  # ["dti"]
+
+
+def _seconds(moment: datetime) -> float:
+    """Databases hold UTC, without saying so."""
+    return moment.replace(tzinfo=timezone.utc).timestamp()
