@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import socket
+from pathlib import Path
 
 import psutil
 from dagster import AssetExecutionContext, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
@@ -15,13 +17,12 @@ _UNFINISHED = [
     DagsterRunStatus.STARTED,
     DagsterRunStatus.CANCELING,
 ]
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-@functools.cache
 def this_process() -> str:
-    """Machine, process id and the second in which it began: no later process has the same."""
-    process = psutil.Process()
-    return f"{socket.gethostname()}:{process.pid}:{process.create_time():.0f}"
+    """Machine, process id and the moment in which it began: no later process has the same."""
+    return f"{_machine()}:{os.getpid()}:{_began(os.getpid())}"
 
 
 def mark_process(context: AssetExecutionContext) -> None:
@@ -34,6 +35,7 @@ def end_dead_runs(instance: DagsterInstance) -> list[str]:
     """Report as failed the unfinished runs whose process on this machine is gone; returns their ids.
 
     Dagster itself does not look: such a run would count as running for ever, and keep its place in the queue.
+    Machines that share an instance are told apart by their host names.
     """
     ended = []
     for run in instance.get_runs(RunsFilter(statuses=_UNFINISHED)):
@@ -44,11 +46,25 @@ def end_dead_runs(instance: DagsterInstance) -> list[str]:
 
 
 def _is_dead(run: DagsterRun) -> bool:
-    host, _, process = run.tags.get(PROCESS_TAG, "").rpartition(":")[0].rpartition(":")
-    if host != socket.gethostname():
-        return False
-    began = float(run.tags[PROCESS_TAG].rpartition(":")[2])
+    machine, _, process = run.tags.get(PROCESS_TAG, "").partition(":")
+    pid, _, began = process.partition(":")
+    return machine == _machine() and _began(int(pid)) != began
+
+
+@functools.cache
+def _machine() -> str:
+    return socket.gethostname()
+
+
+def _began(pid: int) -> str | None:
+    """When a process began, in a form that a corrected clock does not move, if there is one; None where it is gone."""
     try:
-        return abs(psutil.Process(int(process)).create_time() - began) > 1
+        # Linux: ticks since the machine was started, and which start that was.
+        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state == "Z" else f"{numbers[18]}@{_BOOT_ID.read_text().strip()}"
+    except OSError:
+        pass
+    try:
+        return f"{psutil.Process(pid).create_time():.0f}"
     except psutil.NoSuchProcess:
-        return True
+        return None

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from dagster import (
     AssetExecutionContext,
@@ -155,7 +155,7 @@ class Derivative:
     ) -> MaterializeResult[Made]:
         subject = SubjectKey.parse(context.partition_key)
         mark_process(context)
-        known = {name: _recorded_input(context, name) for name in deferred}
+        known = {name: one.known or _never_made(one) for name, one in deferred.items()}
         fresh = None if FORCE_TAG in context.run.tags else self._fresh(context, subject, code, known)
         if fresh is not None:
             return _kept(context, fresh, known)
@@ -304,11 +304,10 @@ def _source_versions(known: Mapping[str, Recorded]) -> dict[str, str]:
     return {f"{INPUT_DATA_VERSION_TAG}/{name}": event.data_version for name, event in known.items() if name in SOURCES}
 
 
-def _recorded_input(context: AssetExecutionContext, name: str) -> Recorded:
-    known = recorded(context.instance, name, context.partition_key, observed=name in SOURCES)
-    if known is None:  # loading the input has told so already
-        raise RuntimeError(f"{name} of {context.partition_key} is not in the event log")
-    return known
+def _never_made(deferred: Deferred) -> NoReturn:
+    with _told_in_a_sentence():
+        deferred.load()
+    raise AssertionError("what the event log does not know was loaded")
 
 
 def _source_uris(subject: SubjectKey, known: Mapping[str, Recorded]) -> tuple[str, ...]:

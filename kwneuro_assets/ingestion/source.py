@@ -9,7 +9,6 @@ from typing import Any
 from dagster import (
     BetaWarning,
     ConfigurableIOManager,
-    DagsterInstance,
     DataVersion,
     DataVersionsByPartition,
     InputContext,
@@ -26,7 +25,7 @@ from kwneuro_assets.ingestion.read import look_at_dwi, look_at_mask, read_dwi, r
 from kwneuro_assets.settings import PipelineSettings, SourceSettings
 from kwneuro_assets.storage.deferred import loaded_or_deferred
 from kwneuro_assets.subjects import PARTITIONS, SubjectKey, subject_partitions
-from kwneuro_assets.versioning.records import recorded
+from kwneuro_assets.versioning.records import Recorded
 
 
 class SourceIOManager(ConfigurableIOManager):
@@ -45,11 +44,9 @@ class SourceIOManager(ConfigurableIOManager):
     def load_input(self, context: InputContext) -> Any:
         """The value, or a promise of it. Raises SourceError, InvalidData, or StorageError."""
         name, subject = context.asset_key.to_user_string(), SubjectKey.parse(context.partition_key)
-        instance = context.instance
-        return loaded_or_deferred(context, lambda: self._load(instance, name, subject))
+        return loaded_or_deferred(context, lambda known: self._load(name, subject, known), observed=True)
 
-    def _load(self, instance: DagsterInstance, name: str, subject: SubjectKey) -> Dwi | Volume:
-        known = recorded(instance, name, str(subject), observed=True)
+    def _load(self, name: str, subject: SubjectKey, known: Recorded | None) -> Dwi | Volume:
         if known is None:
             raise SourceError(f"{name} of {subject} has not been observed. Look for it with: kwneuro-assets ingest")
         dataset = SourceDataset(

@@ -9,18 +9,24 @@ from typing import Any
 from dagster import InputContext
 
 from kwneuro_assets.versioning.content import Value
+from kwneuro_assets.versioning.records import Recorded, recorded
 
 DEFERRED: Mapping[str, bool] = {"kwneuro/deferred": True}  # metadata of an asset's input that is to be one
 
 
 @dataclass(frozen=True)
 class Deferred:
-    """An input that is not loaded yet."""
+    """An input that is not loaded yet: what the event log says of it, None where nothing, and how to load that."""
 
+    known: Recorded | None
     load: Callable[[], Value]
 
 
-def loaded_or_deferred(context: InputContext, load: Callable[[], Value]) -> Any:
-    """What an I/O manager gives to a step: the value, or a promise of it where the step's input asks for that."""
+def loaded_or_deferred(context: InputContext, load: Callable[[Recorded | None], Value], *, observed: bool) -> Any:
+    """What an I/O manager gives to a step: the value, or a promise of it where the step's input asks for that.
+
+    Either way it is the value that the event log speaks of now, whatever is recorded by the time it is loaded.
+    """
+    known = recorded(context.instance, context.asset_key.to_user_string(), context.partition_key, observed=observed)
     wanted = context.definition_metadata or {}
-    return Deferred(load) if wanted.keys() >= DEFERRED.keys() else load()
+    return Deferred(known, lambda: load(known)) if wanted.keys() >= DEFERRED.keys() else load(known)

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-from dagster import ConfigurableIOManager, DagsterInstance, InputContext, MetadataValue, OutputContext
+from dagster import ConfigurableIOManager, InputContext, MetadataValue, OutputContext
 from pydantic import Field, PrivateAttr
 
 from kwneuro_assets.imaging import Dwi, MapSet, Volume
@@ -15,7 +15,7 @@ from kwneuro_assets.storage.sidecar import Provenance
 from kwneuro_assets.storage.store import Damaged, DerivativeStore, Missing, StoreError, Verify
 from kwneuro_assets.subjects import SubjectKey
 from kwneuro_assets.versioning.content import Value
-from kwneuro_assets.versioning.records import recorded
+from kwneuro_assets.versioning.records import Recorded
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,13 @@ class DerivativeIOManager(ConfigurableIOManager):
     def load_input(self, context: InputContext) -> Any:
         """The value, or a promise of it. Raises Lost, or StoreError where the store itself cannot be used."""
         asset, subject = context.asset_key.to_user_string(), SubjectKey.parse(context.partition_key)
-        instance = context.instance
-        return loaded_or_deferred(context, lambda: self._load(instance, asset, subject))
+        return loaded_or_deferred(context, lambda known: self._load(asset, subject, known), observed=False)
 
     def holds(self, asset: str, subject: SubjectKey, version: str) -> bool:
         """Whether the store has this version of a derivative, by its sidecar."""
         return self.store.holds(asset, subject, version)
 
-    def _load(self, instance: DagsterInstance, asset: str, subject: SubjectKey) -> Value:
-        known = recorded(instance, asset, str(subject))
+    def _load(self, asset: str, subject: SubjectKey, known: Recorded | None) -> Value:
         if known is None:
             raise StoreError(
                 f"{asset} of {subject} has not been made. "

@@ -35,7 +35,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The derivatives that are read from the store, in their order."""
     names: list[str] = []
     real = DerivativeIOManager._load
-    monkeypatch.setattr(DerivativeIOManager, "_load", lambda self, *rest: names.append(rest[1]) or real(self, *rest))
+    monkeypatch.setattr(DerivativeIOManager, "_load", lambda self, *rest: names.append(rest[0]) or real(self, *rest))
     return names
 
 
@@ -181,7 +181,9 @@ def test_a_subject_that_is_removed_and_returns_starts_as_missing(lab: Lab) -> No
     lab.instance.delete_dynamic_partition(PARTITIONS, lab.key)
     lab.look()
     assert lab.states() == dict.fromkeys(CHEAP, "missing")
-    assert lab.run(("dti",))["dti"].outcome == "failed", "what an earlier life left is no input"
+    alone = lab.run(("dti",))["dti"]
+    assert alone.outcome == "failed", "what an earlier life left is no input"
+    assert alone.reason.startswith(f"brain_mask of {lab.key} has not been made. Make it with: kwneuro-assets run")
     assert lab.update() == MADE_ALL
 
 
