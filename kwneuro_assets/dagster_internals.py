@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import islice
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import sqlalchemy as sql
 from dagster import AssetKey, DagsterInstance, DagsterRunStatus, PartitionsDefinition
@@ -36,44 +36,28 @@ MADE: Kind = "ASSET_MATERIALIZATION"
 OBSERVED: Kind = "ASSET_OBSERVATION"
 PLANNED: Kind = "ASSET_MATERIALIZATION_PLANNED"
 
-_IN_ONE_QUERY = 500  # values in one IN (...): SQLite has a limit, and planners like short lists
+_IN_ONE_QUERY = 5000  # values in one IN (...), and so events in memory at once
 _Item = TypeVar("_Item")
+_decode = json.JSONDecoder().raw_decode
 _events = SqlEventLogStorageTable.c
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """The newest event of one kind for one partition of an asset; `text` is Dagster's JSON from its picture on."""
+class Newest(NamedTuple):
+    """The newest event of one kind for one partition of an asset."""
 
     asset: str
     partition: str
     kind: Kind
     id: int
-    run_id: str
-    text: str
-
-    def tag(self, name: str) -> str | None:
-        """A tag of the materialization or observation, whose value has nothing to be escaped."""
-        start = self.text.find(f'"{name}": "')
-        if start < 0:
-            return None
-        start += len(name) + 5
-        return self.text[start : self.text.index('"', start)]
-
-    def metadata(self, label: str) -> Any:
-        """The text or the JSON of a metadata entry; None where there is none of that label."""
-        end = self.text.find(f'"label": "{label}"')
-        if end < 0:
-            return None
-        start = self.text.rindex('"entry_data": ', 0, end) + 14
-        entry = json.JSONDecoder().raw_decode(self.text, start)[0]
-        return entry["data"] if "data" in entry else entry["text"]
 
 
 def newest_events(
     instance: DagsterInstance, wanted: Mapping[Kind, Collection[str]], partitions: Collection[str] | None = None
-) -> Iterator[Event]:
-    """The newest event of each kind for each partition of the assets, of these partitions or of all in the log."""
+) -> Iterator[Newest]:
+    """The newest event of each kind for each partition of the assets, of these partitions or of all in the log.
+
+    An index answers this alone, without a look at the events themselves.
+    """
     kinds = sql.or_(
         *(
             sql.and_(_events.dagster_event_type == kind, _events.asset_key.in_([_stored_key(name) for name in assets]))
@@ -81,21 +65,55 @@ def newest_events(
             if assets
         )
     )
-    # Its first metadata is the picture: by far the largest part, of no use here.
-    picture_ends = _position(instance)(_events.event, '"label": "picture"')
-    text = sql.case((_events.dagster_event_type == PLANNED, ""), else_=sql.func.substr(_events.event, picture_ends + 1))
-    columns = (_events.asset_key, _events.partition, _events.dagster_event_type, _events.id, _events.run_id, text)
+    group = (_events.asset_key, _events.partition, _events.dagster_event_type)
     for chosen in [None] if partitions is None else _chunks(partitions):
         of_partition = _events.partition.isnot(None) if chosen is None else _events.partition.in_(chosen)
-        newest = (
-            sql.select(sql.func.max(_events.id).label("id"))
-            .where(kinds, of_partition)
-            .group_by(_events.asset_key, _events.dagster_event_type, _events.partition)
-            .subquery()
-        )
-        query = sql.select(*columns).join(newest, newest.c.id == _events.id)
+        query = sql.select(*group, sql.func.max(_events.id)).where(kinds, of_partition).group_by(*group)
         for asset, *rest in _rows(instance, query):
-            yield Event(_name(asset), *rest)
+            yield Newest(_name(asset), *rest)
+
+
+class EventText:
+    """What a materialization or observation says: Dagster's JSON, from its picture on."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def tag(self, name: str) -> str | None:
+        """A tag whose value has nothing to be escaped."""
+        start = self._text.find(f'"{name}": "')
+        if start < 0:
+            return None
+        start += len(name) + 5
+        return self._text[start : self._text.index('"', start)]
+
+    def metadata(self, label: str) -> Any:
+        """The text or the JSON of a metadata entry; None where there is none of that label."""
+        end = self._text.find(f'"label": "{label}"')
+        if end < 0:
+            return None
+        start = self._text.rindex('"entry_data": ', 0, end) + 14
+        entry = _decode(self._text, start)[0]
+        return entry["data"] if "data" in entry else entry["text"]
+
+
+def event_texts(instance: DagsterInstance, ids: Iterable[int]) -> Iterator[tuple[int, EventText]]:
+    """What each of the events says, in the order in which they lie in the database."""
+    text = _after_picture(instance)
+    for chosen in _chunks(sorted(ids)):
+        for event_id, told in _rows(instance, sql.select(_events.id, text).where(_events.id.in_(chosen))):
+            yield event_id, EventText(told)
+
+
+def event_runs(instance: DagsterInstance, ids: Collection[int]) -> dict[int, str]:
+    """The run of each of the events."""
+    found: dict[int, str] = {}
+    for chosen in _chunks(sorted(ids)):
+        query = sql.select(_events.id, _events.run_id).where(_events.id.in_(chosen))
+        found.update((event_id, run_id) for event_id, run_id in _rows(instance, query))
+    return found
 
 
 def newest_with(
@@ -282,16 +300,18 @@ def _not_in_sql(storage: object) -> TypeError:
     return TypeError(f"expected an instance on SQLite or Postgres, found its storage to be {type(storage).__name__}")
 
 
-def _rows(instance: DagsterInstance, query: Any) -> Iterator[Any]:
-    """One row after the other, with few of them in memory on either side of the connection."""
+def _rows(instance: DagsterInstance, query: Any) -> Sequence[Any]:
     with _event_log(instance).index_connection() as connection:
-        yield from connection.execution_options(stream_results=True, max_row_buffer=1000).execute(query)
+        return list(connection.execute(query))
 
 
-def _position(instance: DagsterInstance) -> Any:
-    """The database's function that tells where one text begins in another, from 1; 0 where it does not."""
+def _after_picture(instance: DagsterInstance) -> Any:
+    """The text of an event from the end of its picture on, which comes first and is by far the largest part."""
+    end = '"label": "picture"'
     with _event_log(instance).index_connection() as connection:
-        return sql.func.strpos if connection.dialect.name == "postgresql" else sql.func.instr
+        if connection.dialect.name == "postgresql":  # where positions are counted in letters, one after the other
+            return sql.func.split_part(_events.event, end, -1)
+    return sql.func.substr(_events.event, sql.func.instr(_events.event, end) + 1)
 
 
 def _chunks(items: Iterable[_Item]) -> Iterator[list[_Item]]:

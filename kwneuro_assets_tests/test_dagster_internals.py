@@ -19,6 +19,7 @@ from kwneuro_assets.dagster_internals import (
     OBSERVED,
     PLANNED,
     add_backfill,
+    event_texts,
     newest_events,
     newest_with,
     run_ends,
@@ -119,12 +120,14 @@ def test_texts_of_users_lead_nothing_astray(instance: DagsterInstance, text: str
     instance.report_runless_asset_event(event)
     [found] = newest_events(instance, {MADE: ["probe"], PLANNED: ["probe"]}, ["p"])
     assert (found.asset, found.partition, found.kind) == ("probe", "p", MADE)
-    assert found.tag(DATA_VERSION_TAG) == "d" * 64
-    assert found.tag(CODE_VERSION_TAG) == "1-c"
-    assert found.tag("dagster/absent") is None
-    assert found.metadata("input_data_versions") == {"dwi": text}
-    assert found.metadata("not_applicable") == text
-    assert found.metadata("absent") is None
+    [(event_id, told)] = event_texts(instance, [found.id])
+    assert event_id == found.id
+    assert told.tag(DATA_VERSION_TAG) == "d" * 64
+    assert told.tag(CODE_VERSION_TAG) == "1-c"
+    assert told.tag("dagster/absent") is None
+    assert told.metadata("input_data_versions") == {"dwi": text}
+    assert told.metadata("not_applicable") == text
+    assert told.metadata("absent") is None
 
 
 def test_the_newest_event_with_an_entry_is_found_behind_newer_ones_without_it(instance: DagsterInstance) -> None:

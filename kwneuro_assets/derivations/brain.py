@@ -31,7 +31,6 @@ def extract_brain(
     method: BrainMethod,
     *,
     weights: Path | None = None,
-    threads: int | None = None,
     progress: Progress = silent,
 ) -> Volume:
     """The brain as a uint8 mask (x, y, z) on the grid of `mean_b0` (x, y, z), whatever its orientation.
@@ -39,7 +38,8 @@ def extract_brain(
     `hd-bet` runs HD-BET 2 with the weights in the folder `weights`; `hd-bet-v1` the first of HD-BET 1's five
     networks, whose weights come with its package; both without mirroring (HD-BET's own advice for a CPU), on a GPU
     where there is one. `median-otsu` needs no network. Of each the largest connected piece (26 neighbours) is
-    kept, and Otsu's also has its holes filled. `threads` defaults to `thread_count()`.
+    kept, and Otsu's also has its holes filled. On a CPU a network takes one thread, whatever `KWNEURO_THREADS` says, as
+    its answer would depend on their number.
 
     Raises InvalidData for an image that is not 3-D or without contrast, and where nothing is found;
     ModuleNotFoundError where the method's package is missing; ValueError for `hd-bet` without `weights`.
@@ -53,7 +53,7 @@ def extract_brain(
         found = _median_otsu(mean_b0)
     else:
         turned = reoriented(mean_b0, NETWORK_AXES)
-        answer = Volume(_by_network(turned, method, weights, threads), turned.affine)
+        answer = Volume(_by_network(turned, method, weights), turned.affine)
         found = reoriented(answer, orientation(mean_b0)).array > 0
     if not found.any():
         raise InvalidData(
@@ -69,13 +69,13 @@ def extract_brain(
     return Volume(mask.astype(np.uint8), mean_b0.affine)
 
 
-def _by_network(image: Volume, method: BrainMethod, weights: Path | None, threads: int | None) -> NDArray[np.bool_]:
+def _by_network(image: Volume, method: BrainMethod, weights: Path | None) -> NDArray[np.bool_]:
     if method == "hd-bet-v1":
-        with needs_extra("hdbet-v1"), inference(threads), network_threads(1) as thread:
+        with needs_extra("hdbet-v1"), inference(), network_threads(1) as thread:
             return thread.submit(_hd_bet_1, image).result()
     if weights is None:
         raise ValueError("method hd-bet needs the folder of its weights")
-    with needs_extra("hdbet"), inference(threads), network_threads(1) as thread:
+    with needs_extra("hdbet"), inference(), network_threads(1) as thread:
         return thread.submit(_hd_bet_2, image, weights).result()
 
 

@@ -23,6 +23,7 @@ from kwneuro_assets.imaging.gradients import SHELL_WIDTH
 from kwneuro_assets.imaging.mapset import scatter
 from kwneuro_assets.imaging.volume import binary_mask, require_same_grid
 from kwneuro_assets.progress import Progress, silent
+from kwneuro_assets.threads import one_blas_thread, parallel_map
 
 Floats = NDArray[np.float64]
 
@@ -38,7 +39,7 @@ BLOCK = 1000  # voxels solved together: their normal matrices take 16 MB
 class Deconvolution:
     """What all voxels share: the matrices of one shell's directions and one response.
 
-    `fod` gives the same bits whatever the number of threads, as long as voxels come in the same blocks.
+    `fod` gives the same bits as long as voxels come in the same blocks and BLAS has one thread.
     """
 
     order: int
@@ -119,12 +120,13 @@ def fit_csd_peaks(
         return chosen
     _check_response(response, chosen.shell)
     indices = list(chosen.shell.indices)
-    model = Deconvolution.of(dwi.world_bvecs[indices], response, chosen.order)
+    with one_blas_thread():
+        model = Deconvolution.of(dwi.world_bvecs[indices], response, chosen.order)
     coordinates = np.nonzero(inside.array)
     count = coordinates[0].size
     vectors = np.zeros((count, peaks, 3), np.float32)
-    for first in range(0, count, BLOCK):
-        block = slice(first, first + BLOCK)
+
+    def fit(block: slice) -> None:
         x, y, z = (axis[block] for axis in coordinates)
         signals = dwi.array[x, y, z][:, indices].astype(np.float64)
         vectors[block] = find_peaks(
@@ -134,7 +136,10 @@ def fit_csd_peaks(
             relative_threshold=relative_threshold,
             minimum_angle=minimum_angle,
         )
-        progress(min(first + BLOCK, count) / count)
+
+    blocks = [slice(first, first + BLOCK) for first in range(0, count, BLOCK)]
+    for done, _ in enumerate(parallel_map(fit, blocks), start=1):
+        progress(done / len(blocks))
     lengths = np.linalg.norm(vectors, axis=2)
     return MapSet({"peaks": scatter(vectors.reshape(count, -1), inside), "peakvalues": scatter(lengths, inside)})
 

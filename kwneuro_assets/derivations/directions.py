@@ -7,6 +7,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from kwneuro_assets.threads import one_blas_thread
+
 _GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 _ROUNDS = 300  # of repulsion: the smallest angle between neighbours no longer grows
 
@@ -31,16 +33,17 @@ def electrostatic_directions(count: int) -> NDArray[np.float64]:
     axes = fibonacci_directions(count)
     spacing = np.sqrt(2 * np.pi / count)
     step = None
-    for _ in range(_ROUNDS):
-        cosines = axes @ axes.T
-        np.fill_diagonal(cosines, 0)
-        away, towards = (2 - 2 * cosines) ** -1.5, (2 + 2 * cosines) ** -1.5
-        force = (towards - away) @ axes
-        force -= (force * axes).sum(1, keepdims=True) * axes
-        if step is None:
-            # The first step moves no axis further than a fifth of its distance to the next one.
-            step = 0.2 * spacing / np.linalg.norm(force, axis=1).max()
-        axes = axes + step * force
-        axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+    with one_blas_thread():  # the axes are kept for the whole process, whoever asks first
+        for _ in range(_ROUNDS):
+            cosines = axes @ axes.T
+            np.fill_diagonal(cosines, 0)
+            away, towards = (2 - 2 * cosines) ** -1.5, (2 + 2 * cosines) ** -1.5
+            force = (towards - away) @ axes
+            force -= (force * axes).sum(1, keepdims=True) * axes
+            if step is None:
+                # The first step moves no axis further than a fifth of its distance to the next one.
+                step = 0.2 * spacing / np.linalg.norm(force, axis=1).max()
+            axes = axes + step * force
+            axes /= np.linalg.norm(axes, axis=1, keepdims=True)
     axes.setflags(write=False)
     return axes

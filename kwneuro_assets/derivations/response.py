@@ -13,6 +13,7 @@ from kwneuro_assets.derivations.shells import choose_shell
 from kwneuro_assets.derivations.tensor import fit_tensor
 from kwneuro_assets.imaging import Dwi, InvalidData, MapSet, NotApplicable, ResponseFunction, Volume
 from kwneuro_assets.imaging.volume import binary_mask, require_same_grid
+from kwneuro_assets.threads import one_blas_thread
 
 TENSOR_MAX_BVALUE = 1500.0  # s/mm^2: the default of the dti derivative; beyond it the signal is far from Gaussian
 EROSIONS = 3  # passes at the mask's edge, MRtrix3's default in dwi2response: partial volume and residual motion
@@ -99,8 +100,9 @@ def fit_zonal(
     One least-squares fit to all pairs of angle and signal, so that voxels with their fibres at different angles to
     the directions fill each other's gaps.
     """
-    design = zonal_harmonics(order, (fibres @ directions.T).ravel())
-    return np.linalg.lstsq(design, signals.ravel(), rcond=None)[0].astype(np.float64, copy=False)
+    with one_blas_thread():
+        design = zonal_harmonics(order, (fibres @ directions.T).ravel())
+        return np.linalg.lstsq(design, signals.ravel(), rcond=None)[0].astype(np.float64, copy=False)
 
 
 def along_and_across(coefficients: NDArray[np.float64]) -> tuple[float, float]:

@@ -155,7 +155,7 @@ def _predict(peaks: Volume, network: _Network, directions: str, finish: Finish, 
         turned = reoriented(strongest, TRACTSEG_AXES)
     else:
         turned = nearest(strongest, *world_aligned_grid(strongest, min(strongest.voxel_size)))
-    with inference(threads=1):
+    with inference():
         answer = Volume(_in_network_space(turned.array, network, directions, finish, progress), turned.affine)
     back = reoriented(answer, orientation(peaks)) if upright else nearest(answer, peaks.grid, peaks.affine)
     progress(1.0)
@@ -188,8 +188,7 @@ def _mean_over_directions(
     # The loader also makes an empty truth image, for which one class is enough.
     config = copy.copy(network.config)
     config.NR_OF_CLASSES = 1
-    # A convolution shared among threads rounds differently for each number of them. A slice to each thread does
-    # not, and waits less.
+    # A slice to each thread: each pass has one thread (see `inference`), and the threads wait for each other less.
     with network_threads(thread_count()) as pool:
         for index, direction in enumerate(directions):
             config.SLICE_DIRECTION = direction

@@ -12,9 +12,12 @@ from kwneuro_assets.dagster_internals import (
     MADE,
     OBSERVED,
     PLANNED,
-    Event,
+    Kind,
+    Newest,
     RunEnd,
     Steps,
+    event_runs,
+    event_texts,
     newest_events,
     newest_with,
     planned_runs,
@@ -84,85 +87,82 @@ def read_history(
     of = subjects if len(subjects) <= FEW else None
     wanted = set(subjects)
     begins = newest_with(instance, OBSERVED, SCAN, FIRST_LOOK, of)
-    records: dict[str, dict[str, Record]] = {name: {} for name in (*sources, *derivatives)}
-    observed: dict[str, dict[str, Event]] = {name: {} for name in derivatives}
-    planned: dict[str, dict[str, Event]] = {name: {} for name in derivatives}
     kinds = {MADE: derivatives, OBSERVED: {*sources, *derivatives}, PLANNED: derivatives}
-    share = _Sharing()
+    newest: dict[Kind, list[Newest]] = {kind: [] for kind in kinds}
     for event in newest_events(instance, kinds, of):
-        if event.partition not in wanted or event.id < begins.get(event.partition, 0):
-            continue
-        if event.kind == PLANNED:
-            planned[event.asset][event.partition] = event
-        elif event.kind == OBSERVED and event.asset in observed:
-            observed[event.asset][event.partition] = event
-        else:
-            records[event.asset][event.partition] = share.record(event)
-    lost = {name: _lost(observed[name], records[name]) for name in derivatives}
-    return History(records, _attempts(instance, planned, records, begins), lost)
+        if event.partition in wanted and event.id >= begins.get(event.partition, 0):
+            newest[event.kind].append(event)
+    seen = [event for event in newest[OBSERVED] if event.asset in sources]
+    records = _records(instance, [*seen, *newest[MADE]], (*sources, *derivatives))
+    lost = _lost(instance, [event for event in newest[OBSERVED] if event.asset not in sources], records)
+    return History(records, _attempts(instance, newest[PLANNED], records, begins, derivatives), lost)
 
 
-class _Sharing:
-    """Makes records that share the texts that many of them have."""
+Records = Mapping[str, Mapping[str, Record]]
 
-    def __init__(self) -> None:
-        self._texts: dict[str, str] = {}
 
-    def record(self, event: Event) -> Record:
-        inputs = event.metadata(INPUT_DATA_VERSIONS) or {}
-        return Record(
-            event.id,
-            self._shared(event.tag(DATA_VERSION_TAG) or ""),
-            self._shared(event.tag(CODE_VERSION_TAG) or ""),
-            {self._shared(name): self._shared(version) for name, version in inputs.items()},
-            event.metadata(NOT_APPLICABLE),
+def _records(instance: DagsterInstance, events: Collection[Newest], assets: Collection[str]) -> Records:
+    """What the events record, by asset and subject; texts that many of them have are shared."""
+    texts: dict[str, str] = {}
+
+    def shared(text: str) -> str:
+        return texts.setdefault(text, text)
+
+    of = {event.id: event for event in events}
+    records: dict[str, dict[str, Record]] = {name: {} for name in assets}
+    for event_id, text in event_texts(instance, of):
+        records[of[event_id].asset][of[event_id].partition] = Record(
+            event_id,
+            shared(text.tag(DATA_VERSION_TAG) or ""),
+            shared(text.tag(CODE_VERSION_TAG) or ""),
+            {shared(name): shared(version) for name, version in (text.metadata(INPUT_DATA_VERSIONS) or {}).items()},
+            text.metadata(NOT_APPLICABLE),
         )
-
-    def _shared(self, text: str) -> str:
-        return self._texts.setdefault(text, text)
+    return records
 
 
-def _lost(observed: Mapping[str, Event], records: Mapping[str, Record]) -> dict[str, str]:
-    found = {}
-    for subject, event in observed.items():
-        why = event.metadata(LOST)
-        if why is not None and subject in records and event.id > records[subject].event_id:
-            found[subject] = str(why)
+def _lost(instance: DagsterInstance, observations: Collection[Newest], records: Records) -> dict[str, dict[str, str]]:
+    """Why derivatives are not in the store, where that was noticed after they were made."""
+    after = {
+        event.id: event
+        for event in observations
+        if (record := records[event.asset].get(event.partition)) and event.id > record.event_id
+    }
+    found: dict[str, dict[str, str]] = {name: {} for name in records}
+    for event_id, text in event_texts(instance, after):
+        if (why := text.metadata(LOST)) is not None:
+            found[after[event_id].asset][after[event_id].partition] = str(why)
     return found
 
 
 def _attempts(
     instance: DagsterInstance,
-    planned: Mapping[str, Mapping[str, Event]],
-    records: Mapping[str, Mapping[str, Record]],
+    plans: Collection[Newest],
+    records: Records,
     begins: Mapping[str, int],
+    derivatives: Collection[str],
 ) -> dict[str, dict[str, Attempt]]:
     """Newest plans that no materialization followed, as far as their runs still wait or work, or failed."""
-    open_plans = {
-        name: {
-            subject: event
-            for subject, event in events.items()
-            if subject not in records[name] or event.id > records[name][subject].event_id
-        }
-        for name, events in planned.items()
-    }
-    statuses = run_statuses(instance, {event.run_id for events in open_plans.values() for event in events.values()})
-    attempts: dict[str, dict[str, Attempt]] = {}
-    for name, events in open_plans.items():
-        under_way: dict[str, Attempt] = {}
-        ended: list[str] = []
-        for subject, event in events.items():
-            status = statuses.get(event.run_id)
-            if status in _ENDED_BADLY:
-                ended.append(subject)
-            elif status is not None and status != DagsterRunStatus.SUCCESS:
-                under_way[subject] = Attempt("queued" if status in _QUEUED else "running", event.run_id)
-        since = {
-            subject: max(begins.get(subject, 0), records[name][subject].event_id if subject in records[name] else 0)
-            for subject in ended
-        }
-        attempts[name] = under_way | _failures(instance, name, since)
-    return attempts
+    unanswered = [plan for plan in plans if plan.id > _made(records[plan.asset], plan.partition)]
+    runs = event_runs(instance, [plan.id for plan in unanswered])
+    statuses = run_statuses(instance, set(runs.values()))
+    attempts: dict[str, dict[str, Attempt]] = {name: {} for name in derivatives}
+    ended: dict[str, dict[str, int]] = {name: {} for name in derivatives}
+    for plan in unanswered:
+        run_id = runs.get(plan.id, "")
+        status = statuses.get(run_id)
+        if status in _ENDED_BADLY:
+            since = max(begins.get(plan.partition, 0), _made(records[plan.asset], plan.partition))
+            ended[plan.asset][plan.partition] = since
+        elif status is not None and status != DagsterRunStatus.SUCCESS:
+            attempts[plan.asset][plan.partition] = Attempt("queued" if status in _QUEUED else "running", run_id)
+    return {name: attempts[name] | _failures(instance, name, ended[name]) for name in derivatives}
+
+
+def _made(records: Mapping[str, Record], subject: str) -> int:
+    """The event with which a derivative was last made; 0 where it never was."""
+    record = records.get(subject)
+    return record.event_id if record else 0
 
 
 def _failures(instance: DagsterInstance, asset: str, since: Mapping[str, int]) -> dict[str, Attempt]:
