@@ -3,6 +3,7 @@
     make bench                                  # the synthetic head
     make bench ARGS="--source DATASET --subject sub-01 --json out.json"
     make bench ARGS="storage --help"            # the store against plain compression and transfer
+    make bench ARGS="cohort --help"             # the status of thousands of subjects
 
 The mask is the dataset's own or the synthetic head's true one, so that no network is timed but where asked.
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import storage
+from benchmarks import cohort, storage
 from benchmarks.steps import STEPS
 
 
@@ -78,8 +79,11 @@ def _print(rows: list[dict[str, object]]) -> None:
     Console().print(table)
 
 
+OTHERS = {"storage": storage.main, "cohort": cohort.main}
+
+
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["storage"]:
-        storage.main(sys.argv[2:])
+    if sys.argv[1:] and sys.argv[1] in OTHERS:
+        OTHERS[sys.argv[1]](sys.argv[2:])
     else:
         main()

@@ -28,7 +28,7 @@ def this_process() -> str:
 def mark_process(context: AssetExecutionContext) -> None:
     """Tell in the run's tags that this process makes it."""
     if PROCESS_TAG not in context.run.tags:
-        context.instance.add_run_tags(context.run_id, {PROCESS_TAG: this_process()})
+        context.instance.add_run_tags(context.run.run_id, {PROCESS_TAG: this_process()})
 
 
 def end_dead_runs(instance: DagsterInstance) -> list[str]:

