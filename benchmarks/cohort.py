@@ -3,7 +3,7 @@
     make bench ARGS="cohort"                                    # 1,000 to 30,000 subjects on SQLite
     make bench ARGS="cohort --postgres --subjects 10000"        # on a Postgres server of its own
 
-Each figure is from a fresh process: `first` from a cold page cache where this user may drop it, `again` the same call once
+Each size has a fresh process: `first` is from a cold page cache where this user may drop it, `again` the same call once
 more. The peer is Dagster's own resolver, one partition at a time, on a sample. Every state is compared with the one
 that was written.
 """
@@ -11,6 +11,7 @@ that was written.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -80,9 +81,8 @@ def _measured(home: Path, size: int) -> dict[str, Any]:
     if done.returncode:
         sys.exit(f"{size} subjects failed:\n{done.stderr[-2000:]}")
     started = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "kwneuro_assets.cli", "--home", str(home), "status"], check=True, capture_output=True
-    )
+    command = [sys.executable, "-m", "kwneuro_assets.cli", "--home", str(home), "status"]
+    subprocess.run(command, check=True, capture_output=True)
     return {"subjects": size, **json.loads(done.stdout.splitlines()[-1]), "command": time.perf_counter() - started}
 
 
@@ -95,10 +95,8 @@ def _alone(home: Path) -> None:
 
 def _drop_page_cache() -> None:
     os.sync()
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/sys/vm/drop_caches").write_text("3")
-    except OSError:
-        pass
 
 
 def _one_size(home: Path) -> None:
@@ -150,8 +148,8 @@ def _peak_mb() -> float:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    table = Table("subjects", "storage", "first s", "again s", "s / 1,000", "peak MB", "command s", "Dagster s", "ratio",
-                  box=None, pad_edge=False)  # fmt: skip
+    header = "subjects", "storage", "first s", "again s", "s / 1,000", "peak MB", "command s", "Dagster s", "ratio"
+    table = Table(*header, box=None, pad_edge=False)
     for row in rows:
         table.add_row(
             f"{row['subjects']:,}", row["storage"], f"{row['first']:.2f}", f"{row['again']:.2f}",
