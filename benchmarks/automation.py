@@ -32,7 +32,7 @@ from rich.table import Table
 from benchmarks.event_log import NAMES, write_cohort
 from kwneuro_assets.home import settle
 from kwneuro_assets.versioning.records import DATA_VERSION_TAG
-from kwneuro_assets_tests.ticking import asked, queue, tick
+from kwneuro_assets_tests.ticking import asked, create_runs, tick
 
 CHANGED = 50
 FRESH = "fresh.json"  # in a cohort's folder, written last: the subjects with nothing to do
@@ -122,7 +122,7 @@ def _change(instance: DagsterInstance, home: Path) -> list[str]:
 
 
 def _queue(instance: DagsterInstance, home: Path) -> None:
-    queue(instance, tick(instance).run_requests or [])
+    create_runs(instance, tick(instance))
 
 
 ACTIONS: dict[str, Callable[..., Any]] = {"write": _write, "tick": _tick, "change": _change, "queue": _queue}

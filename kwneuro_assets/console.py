@@ -111,15 +111,20 @@ class FileProgress:
 
 
 def print_results(results: Sequence[Result]) -> None:
-    """The outcome of each derivative with its time and data version, and the reason of each that was not made."""
+    """The outcome of each derivative with its time and data version, and the reason of each that was not made; of many
+    subjects those that were fresh are only counted."""
     table = Table("subject", "asset", "outcome", "seconds", "data version", box=None, pad_edge=False)
-    for result in results:
+    many = len({result.subject for result in results}) > MANY_SUBJECTS
+    shown = [result for result in results if not (many and result.outcome == "fresh")]
+    for result in shown:
         seconds = "" if result.seconds is None else f"{result.seconds:.1f}"
         table.add_row(
             result.subject, result.asset, _coloured(result.outcome), seconds, result.data_version[:_SHORT]
         )  # fmt: skip
     console.print(table)
-    for result in results:
+    if len(shown) < len(results):
+        console.print(f"{len(results) - len(shown)} derivatives were fresh")
+    for result in shown:
         if result.reason:
             console.print(
                 f"{result.subject} {result.asset}: {result.outcome}: {result.reason}", soft_wrap=True, markup=False

@@ -1,10 +1,8 @@
-"""Ticks of the automation sensor, as the code server makes them, and the runs that the daemon makes of what it asks for."""
+"""Ticks of the automation sensor, as a code server makes them, and the runs that the daemon makes of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from dagster import AssetKey, DagsterInstance, DagsterRun, DagsterRunStatus, RunRequest, build_sensor_context
+from dagster import AssetKey, DagsterInstance, DagsterRun, build_sensor_context
 from dagster._core.definitions.sensor_definition import SensorExecutionData  # checked with dagster 1.13.27
 
 from kwneuro_assets.automation import SENSOR
@@ -13,10 +11,13 @@ from kwneuro_assets.settings import PipelineSettings, load_settings
 
 
 def tick(instance: DagsterInstance, loaded: PipelineSettings | None = None) -> SensorExecutionData:
-    """One tick of a code location that was loaded under these settings, or just now; Dagster checks what is asked for."""
+    """One tick of a code location that was loaded under these settings, or just now, with all of Dagster's checks."""
     definitions = build(loaded or load_settings())
     sensor = definitions.resolve_sensor_def(SENSOR)
-    with build_sensor_context(instance=instance, definitions=definitions, sensor_name=SENSOR) as context:
+    opened = build_sensor_context(
+        instance=instance, instance_ref=instance.get_ref(), definitions=definitions, sensor_name=SENSOR
+    )
+    with opened as context:
         return sensor.evaluate_tick(context)
 
 
@@ -31,18 +32,14 @@ def asked(told: SensorExecutionData) -> dict[str, str]:
     return found
 
 
-def queue(instance: DagsterInstance, requests: Iterable[RunRequest]) -> list[DagsterRun]:
-    """The runs of these requests, as they wait in the queue."""
+def create_runs(instance: DagsterInstance, told: SensorExecutionData) -> dict[str, DagsterRun]:
+    """The runs that are asked for, by subject, as they stand before they are put into the queue."""
     job = build(load_settings()).resolve_implicit_global_asset_job_def()
-    runs = []
-    for request in requests:
+    runs: dict[str, DagsterRun] = {}
+    for request in told.run_requests or []:
         keys: set[AssetKey] = set(request.asset_selection or [])
-        runs.append(
-            instance.create_run_for_job(
-                job.get_subset(asset_selection=keys),
-                tags=request.tags,
-                status=DagsterRunStatus.QUEUED,
-                asset_selection=frozenset(keys),
-            )
+        assert request.partition_key is not None
+        runs[request.partition_key] = instance.create_run_for_job(
+            job.get_subset(asset_selection=keys), tags=request.tags, asset_selection=frozenset(keys)
         )
     return runs

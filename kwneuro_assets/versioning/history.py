@@ -168,7 +168,7 @@ def _made(records: Mapping[str, Record], subject: str) -> int:
 def _failures(instance: DagsterInstance, asset: str, since: Mapping[str, int]) -> dict[str, Attempt]:
     """The attempts at an asset that failed after an event; none where the newest did not fail in this very step."""
     plans: dict[str, list[str]] = {}
-    for subject, event_id, run_id in list(planned_runs(instance, asset, since)):
+    for subject, event_id, run_id in planned_runs(instance, asset, since):
         if event_id > since[subject]:
             plans.setdefault(subject, []).append(run_id)
     run_ids = {run_id for runs in plans.values() for run_id in runs}
