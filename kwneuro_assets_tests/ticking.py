@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dagster import AssetKey, DagsterInstance, DagsterRun, build_sensor_context
+import functools
+from collections.abc import Collection, Mapping
+
+from dagster import AssetKey, DagsterInstance, DagsterRun, JobDefinition, build_sensor_context
 from dagster._core.definitions.sensor_definition import SensorExecutionData  # checked with dagster 1.13.27
+from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from kwneuro_assets.automation import SENSOR
 from kwneuro_assets.definitions import build
@@ -32,14 +36,30 @@ def asked(told: SensorExecutionData) -> dict[str, str]:
     return found
 
 
-def create_runs(instance: DagsterInstance, told: SensorExecutionData) -> dict[str, DagsterRun]:
-    """The runs that are asked for, by subject, as they stand before they are put into the queue."""
-    job = build(load_settings()).resolve_implicit_global_asset_job_def()
-    runs: dict[str, DagsterRun] = {}
+def create_runs(
+    instance: DagsterInstance, told: SensorExecutionData, subjects: Collection[str] = ()
+) -> dict[str, DagsterRun]:
+    """The runs that are asked for, by subject, as they stand before they are put into the queue; of these or of all."""
+    steps, runs = asked(told), dict[str, DagsterRun]()
     for request in told.run_requests or []:
-        keys: set[AssetKey] = set(request.asset_selection or [])
-        assert request.partition_key is not None
-        runs[request.partition_key] = instance.create_run_for_job(
-            job.get_subset(asset_selection=keys), tags=request.tags, asset_selection=frozenset(keys)
-        )
+        subject = str(request.partition_key)
+        if not subjects or subject in subjects:
+            runs[subject] = create_run(instance, subject, steps[subject], request.tags)
     return runs
+
+
+def create_run(
+    instance: DagsterInstance, subject: str, steps: str, tags: Mapping[str, str] | None = None
+) -> DagsterRun:
+    """A run of these derivatives, comma-separated, before it is put into the queue."""
+    keys = frozenset(AssetKey(name) for name in steps.split(","))
+    return instance.create_run_for_job(
+        _job().get_subset(asset_selection=set(keys)),
+        tags={PARTITION_NAME_TAG: subject, **(tags or {})},
+        asset_selection=keys,
+    )
+
+
+@functools.cache
+def _job() -> JobDefinition:
+    return build(PipelineSettings()).resolve_implicit_global_asset_job_def()
