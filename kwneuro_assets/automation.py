@@ -35,7 +35,7 @@ from kwneuro_assets.assets import DERIVATIVES
 from kwneuro_assets.assets.derivative import FORCE_TAG
 from kwneuro_assets.dagster_internals import add_backfill
 from kwneuro_assets.ingestion.source import source_names
-from kwneuro_assets.processes import end_dead_runs
+from kwneuro_assets.processes import ASKING_STEP, end_dead_runs, mark_process
 from kwneuro_assets.selection import select
 from kwneuro_assets.settings import AutomationSettings, PipelineSettings, load_settings
 from kwneuro_assets.subjects import PARTITIONS, subject_partitions
@@ -147,8 +147,12 @@ class UpdateConfig(Config):
     select: str | None = Field(None, description="Derivatives, comma-separated or in Dagster's selection syntax.")
 
 
-@op(description="Asks Dagster's daemon for all that is missing, stale or failed, whatever made it so: one backfill.")
+@op(
+    name=ASKING_STEP,
+    description="Asks Dagster's daemon for all that is missing, stale or failed, whatever made it so: one backfill.",
+)
 def ask_for_what_is_stale(context: OpExecutionContext, config: UpdateConfig) -> None:
+    mark_process(context)
     settings = load_settings()
     end_dead_runs(context.instance)
     states = _states(context.instance, settings, config.subjects)

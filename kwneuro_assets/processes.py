@@ -5,12 +5,17 @@ from __future__ import annotations
 import functools
 import os
 import socket
+import time
 from pathlib import Path
 
 import psutil
-from dagster import AssetExecutionContext, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster import DagsterInstance, DagsterRunStatus, OpExecutionContext, RunRecord, RunsFilter
+
+from kwneuro_assets.storage.names import NAMES
 
 PROCESS_TAG = "kwneuro/process"
+ASKING_STEP = "ask_for_what_is_stale"  # the one step of ours that makes no derivative
+BEGIN_SECONDS = 600  # in which a run that has started begins its first step: a second, on a machine that is not stuck
 _UNFINISHED = [
     DagsterRunStatus.NOT_STARTED,
     DagsterRunStatus.STARTING,
@@ -25,8 +30,8 @@ def this_process() -> str:
     return f"{_machine()}:{os.getpid()}:{_began(os.getpid())}"
 
 
-def mark_process(context: AssetExecutionContext) -> None:
-    """Tell in the run's tags that this process makes it."""
+def mark_process(context: OpExecutionContext) -> None:
+    """Tell in the run's tags that this process makes it: the first that each step does."""
     if PROCESS_TAG not in context.run.tags:
         context.instance.add_run_tags(context.run.run_id, {PROCESS_TAG: this_process()})
 
@@ -38,17 +43,33 @@ def end_dead_runs(instance: DagsterInstance) -> list[str]:
     Machines that share an instance are told apart by their host names.
     """
     ended = []
-    for run in instance.get_runs(RunsFilter(statuses=_UNFINISHED)):
-        if _is_dead(run):
-            instance.report_run_failed(run, f"The process that made it is gone ({run.tags[PROCESS_TAG]}).")
+    for record in instance.get_run_records(RunsFilter(statuses=_UNFINISHED)):
+        run = record.dagster_run
+        process = run.tags.get(PROCESS_TAG)
+        if process is not None and _is_gone(process):
+            instance.report_run_failed(run, f"The process that made it is gone ({process}).")
+            ended.append(run.run_id)
+        elif process is None and _never_began(instance, record):
+            instance.report_run_failed(run, f"No step of it began within {BEGIN_SECONDS} seconds of its start.")
             ended.append(run.run_id)
     return ended
 
 
-def _is_dead(run: DagsterRun) -> bool:
-    machine, _, process = run.tags.get(PROCESS_TAG, "").partition(":")
-    pid, _, began = process.partition(":")
-    return machine == _machine() and _began(int(pid)) != began
+def _is_gone(process: str) -> bool:
+    """Whether a process of this machine has ended; of another machine nothing is known here."""
+    machine, _, rest = process.partition(":")
+    process_id, _, began = rest.partition(":")
+    return machine == _machine() and _began(int(process_id)) != began
+
+
+def _never_began(instance: DagsterInstance, record: RunRecord) -> bool:
+    """Whether a run of ours ended between its start and its first step, and so could not tell its process."""
+    run = record.dagster_run
+    started = run.status == DagsterRunStatus.STARTED and record.start_time is not None
+    if not started or time.time() - (record.start_time or 0) < BEGIN_SECONDS or not run.execution_plan_snapshot_id:
+        return False
+    plan = instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
+    return {*NAMES, ASKING_STEP}.issuperset(plan.step_keys_to_execute)
 
 
 @functools.cache

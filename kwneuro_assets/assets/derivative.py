@@ -39,7 +39,7 @@ from kwneuro_assets.storage.io_manager import Lost, Made
 from kwneuro_assets.storage.names import NAMES
 from kwneuro_assets.storage.sidecar import Provenance
 from kwneuro_assets.subjects import SubjectKey, subject_partitions
-from kwneuro_assets.versioning.code import Code, library_versions, parameters
+from kwneuro_assets.versioning.code import Code, library_versions, parameters, release
 from kwneuro_assets.versioning.content import Value, data_version
 from kwneuro_assets.versioning.records import (
     INPUT_DATA_VERSION_TAG,
@@ -106,7 +106,8 @@ class Derivative:
         """What decides, with its inputs, what it becomes under these settings."""
         own = self.own_settings(settings)
         section = settings.section_of(type(own)) if own else ""
-        return Code(self.version, parameters(own), library_versions(self.decisive), section)
+        releases = {name: release(found) for name, found in library_versions(self.decisive).items()}
+        return Code(self.version, parameters(own), releases, section)
 
     def code_version(self, settings: PipelineSettings) -> str:
         return self.code(settings).version
@@ -250,9 +251,9 @@ def derivative(
     pool: str | None = None,
 ) -> Callable[[Callable[..., Value]], Derivative]:
     """Declare a derivative: its asset group, the number of its algorithm (raised whenever the numbers it gives
-    change), its picture and summary, the libraries whose versions are told beside it, those of them that are decisive
-    (another version was measured to give other numbers, and so makes it stale), what its sidecar says in BIDS terms,
-    and the concurrency pool it counts in."""
+    change), its picture and summary, the libraries whose versions are told beside it, those that are decisive (another
+    release was measured to give other numbers, and so makes it stale: docs/versions.md), what its sidecar says in BIDS
+    terms, and the concurrency pool it counts in."""
 
     def declare(compute: Callable[..., Value]) -> Derivative:
         return Derivative(

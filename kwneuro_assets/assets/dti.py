@@ -17,6 +17,7 @@ from kwneuro_assets.settings import DtiSettings
     picture=tensor_figure,
     summary=tensor_summary,
     kinds={"nifti", "numpy"},
+    decisive=("numpy",),
     bids={
         "Units": {"md": "mm^2/s", "ad": "mm^2/s", "rd": "mm^2/s", "tensor": "mm^2/s", "evals": "mm^2/s"},
         "ReferenceFrame": "world (scanner RAS+)",

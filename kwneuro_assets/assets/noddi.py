@@ -18,6 +18,7 @@ from kwneuro_assets.settings import NoddiSettings
     summary=noddi_summary,
     kinds={"nifti", "amico"},
     libraries=("dmri-amico",),
+    decisive=("numpy",),
     bids={"ReferenceFrame": "world (scanner RAS+)"},
 )
 def noddi(denoised_dwi: Dwi, brain_mask: Volume, settings: NoddiSettings, progress: Progress) -> MapSet | NotApplicable:

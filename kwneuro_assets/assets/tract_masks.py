@@ -20,6 +20,7 @@ from kwneuro_assets.weights.resource import UsedWeights
     summary=tracts_summary,
     kinds={"nifti", "pytorch"},
     libraries=("torch", "tractseg"),
+    decisive=("torch",),
     bids={"Type": "ROI"},
     pool=NETWORK_POOL,
 )

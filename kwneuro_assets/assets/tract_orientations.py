@@ -20,6 +20,7 @@ from kwneuro_assets.weights.resource import UsedWeights
     summary=orientations_summary,
     kinds={"nifti", "pytorch"},
     libraries=("torch", "tractseg"),
+    decisive=("numpy", "torch"),
     bids={"ReferenceFrame": "world (scanner RAS+)"},
     pool=NETWORK_POOL,
 )

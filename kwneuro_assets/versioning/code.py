@@ -18,7 +18,7 @@ Parameters = dict[str, str | float | int | bool | None]
 @dataclass(frozen=True)
 class Code:
     """All but its inputs that decides what a derivative becomes: the number of its algorithm, its parameters, of the
-    settings' `section`, and the versions of the libraries whose versions change its numbers."""
+    settings' `section`, and the releases (2.4) of the libraries that were measured to change its numbers."""
 
     number: int
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -35,14 +35,14 @@ class Code:
         if recorded == self.version:
             return ()
         told = []
-        before = (recorded or "").partition("-")[0]
-        if before != str(self.number):
-            told.append(f"its algorithm changed: number {before or 'unknown'}, now {self.number}")
+        number = (recorded or "").partition("-")[0]
+        if number != str(self.number):
+            told.append(f"its algorithm changed: number {number or 'unknown'}, now {self.number}")
         if isinstance(metadata.get("parameters"), Mapping):
             told += changes(metadata["parameters"], self.parameters, f"{self.section}.")
         if isinstance(metadata.get("libraries"), Mapping):
-            decisive = {name: found for name, found in metadata["libraries"].items() if name in self.libraries}
-            told += changes(decisive, self.libraries, "library ")
+            before = {name: release(found) for name, found in metadata["libraries"].items() if name in self.libraries}
+            told += changes(before, self.libraries, "library ")
         return tuple(told) or (f"its code version changed: {recorded}, now {self.version}",)
 
 
@@ -64,6 +64,11 @@ def parameters(settings: Section | None) -> Parameters:
 def library_versions(names: tuple[str, ...]) -> dict[str, str]:
     """The installed version of each distribution, `absent` where there is none; none of them is imported."""
     return {name: _installed(name) for name in names}
+
+
+def release(version: str) -> str:
+    """The release that a version belongs to: 2.4 of 2.4.6. Numerics change with these, bugs are mended within them."""
+    return ".".join(version.split(".")[:2])
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

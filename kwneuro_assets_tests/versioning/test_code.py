@@ -10,6 +10,7 @@ import pytest
 
 from kwneuro_assets.assets import DERIVATIVES
 from kwneuro_assets.settings import PipelineSettings, ResponseSettings, SettingsError
+from kwneuro_assets.versioning import code
 from kwneuro_assets.versioning.code import Code, parameters
 
 # Every setting of a derivation, another value for it, and who uses it.
@@ -101,3 +102,29 @@ def test_a_file_counts_by_its_content_and_name_and_not_by_where_it_lies(tmp_path
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=f"response: the file {tmp_path}/gone.txt cannot be read: No such file"):
         versions(changed("csd.response", str(tmp_path / "gone.txt")))
+
+
+def test_another_release_of_a_decisive_library_makes_stale_what_it_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which these are was measured (docs/versions.md); a mended bug, the third number, changes nothing."""
+    before = versions(PipelineSettings())
+    told = dict(code.library_versions(("numpy", "torch")))
+    monkeypatch.setattr(code, "_installed", lambda name: {**told, "numpy": "9.1.2"}.get(name, "1.0"))
+    users = {"denoised_dwi", "dti", "noddi", "tract_orientations"}
+    after = versions(PipelineSettings())
+    assert {name for name in before if before[name] != after[name]} == users
+    monkeypatch.setattr(code, "_installed", lambda name: {**told, "numpy": "9.1.3"}.get(name, "1.0"))
+    assert versions(PipelineSettings()) == after
+
+
+def test_what_changed_is_told_by_setting_number_and_library() -> None:
+    now = Code(2, {"peaks": 3, "response": None}, {"numpy": "2.4"}, "csd")
+    metadata = {"parameters": {"peaks": 5, "response": "a.txt"}, "libraries": {"numpy": "2.3.1", "python": "3.11.7"}}
+    assert now.changes_since(now.version, metadata) == ()
+    assert now.changes_since("1-abcdef01", metadata) == (
+        "its algorithm changed: number 1, now 2",
+        "csd.peaks: was 5, now 3",
+        "csd.response: was a.txt, now not set",
+        "library numpy: was 2.3, now 2.4",
+    )
+    assert now.changes_since(None, {}) == ("its algorithm changed: number unknown, now 2",)
+    assert now.changes_since("2-abcdef01", {}) == (f"its code version changed: 2-abcdef01, now {now.version}",)
