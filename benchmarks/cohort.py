@@ -40,9 +40,9 @@ def main(arguments: list[str]) -> None:
     rows = []
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         for size in map(int, options.subjects.split(",")):
-            rows.append(_on_sqlite(Path(scratch) / f"sqlite-{size}", size))
-            if options.postgres:
-                rows.append(_on_postgres(Path(scratch) / f"postgres-{size}", size))
+            for storage in (_on_sqlite, _on_postgres) if options.postgres else (_on_sqlite,):
+                rows.append(storage(Path(scratch) / f"{storage.__name__}-{size}", size))
+                print(json.dumps(rows[-1]), file=sys.stderr)  # the larger sizes take a while
     _print(rows)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")

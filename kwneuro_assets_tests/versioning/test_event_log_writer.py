@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sql
@@ -24,6 +25,9 @@ from kwneuro_assets.settings import PipelineSettings
 from kwneuro_assets.subjects import PARTITIONS
 from kwneuro_assets.versioning.cohort import cohort_status
 from kwneuro_assets.versioning.records import CODE_VERSION_TAG, DATA_VERSION_TAG
+
+if TYPE_CHECKING:
+    from kwneuro_assets_tests.postgres_server import PostgresServer
 
 Cohort = dict[str, Written]
 TWO_OF_EACH = {name: 0.1 for name in KINDS if name != "fresh"}
@@ -174,6 +178,31 @@ def test_a_storage_without_a_file_for_each_run_gets_the_same_history_in_one_tabl
     for subject, written in cohort.items():
         assert {name: status.state for name, status in found[subject].items()} == written.states, written.kind
     assert steps == dict.fromkeys(NAMES, StepEventStatus.SUCCESS)
+
+
+def test_postgres_gets_the_same_history_and_dagster_goes_on_after_its_newest_event(
+    cohort: Cohort, postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    from kwneuro_assets_tests.postgres_server import instance_on
+
+    with instance_on(postgres_server, tmp_path) as instance:
+        assert write_cohort(instance, 20, run_logs="all", shares=TWO_OF_EACH) == cohort
+        found = cohort_status(instance, PipelineSettings(), DERIVATIVES, ["dwi"], cohort)
+        storage: Any = instance.event_log_storage
+        with storage.index_connection() as connection:
+            rows = [dict(row) for row in connection.execute(sql.select(SqlEventLogStorageTable)).mappings()]
+        written_ids = [row.pop("id") for row in rows]
+        subject = next(iter(last_of(cohort, "fresh")))
+        # Dagster takes its ids from a sequence, which has to have been moved past those that were written.
+        instance.report_runless_asset_event(AssetObservation("dwi", partition=subject, tags={DATA_VERSION_TAG: "new"}))
+        after = cohort_status(instance, PipelineSettings(), DERIVATIVES, ["dwi"], [subject])[subject]
+        observed = AssetRecordsFilter(AssetKey("dwi"), asset_partitions=[subject])
+        [newest] = instance.fetch_observations(observed, limit=1).records
+    assert rows == [storage._event_to_row(deserialize_value(row["event"], EventLogEntry)) for row in rows]
+    for name, written in cohort.items():
+        assert {asset: status.state for asset, status in found[name].items()} == written.states, written.kind
+    assert newest.storage_id == max(written_ids) + 1
+    assert after["denoised_dwi"].state == "stale"
 
 
 def test_shares_of_no_kind_and_of_more_than_all_are_refused() -> None:
