@@ -68,12 +68,12 @@ def automation_sensor(loaded: PipelineSettings) -> SensorDefinition:
     )
     def keep_up_to_date(context: SensorEvaluationContext) -> SensorResult | SkipReason:
         settings = load_settings()
+        for run_id in end_dead_runs(context.instance):  # they keep places in the queue, whoever asked for them
+            context.log.warning(f"run {run_id} is over: its process is gone")
         if settings.automation.mode == "off":
             return SkipReason("automation.mode is off")
         if _inputs(settings) != _inputs(loaded):
             return SkipReason("the settings changed what depends on what: reload the code location")
-        for run_id in end_dead_runs(context.instance):
-            context.log.warning(f"run {run_id} is over: its process is gone")
         places = settings.automation.max_runs - _asked_for(context.instance)
         states = _states(context.instance, settings)
         wanted = requests(states, settings, time.time())

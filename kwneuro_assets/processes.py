@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import psutil
-from dagster import DagsterInstance, DagsterRunStatus, OpExecutionContext, RunRecord, RunsFilter
+from dagster import AssetExecutionContext, DagsterInstance, DagsterRunStatus, OpExecutionContext, RunRecord, RunsFilter
 
 from kwneuro_assets.storage.names import NAMES
 
@@ -30,7 +30,7 @@ def this_process() -> str:
     return f"{_machine()}:{os.getpid()}:{_began(os.getpid())}"
 
 
-def mark_process(context: OpExecutionContext) -> None:
+def mark_process(context: AssetExecutionContext | OpExecutionContext) -> None:
     """Tell in the run's tags that this process makes it: the first that each step does."""
     if PROCESS_TAG not in context.run.tags:
         context.instance.add_run_tags(context.run.run_id, {PROCESS_TAG: this_process()})

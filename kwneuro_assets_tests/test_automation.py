@@ -12,7 +12,17 @@ from pathlib import Path
 
 import pytest
 import yaml
-from dagster import AssetObservation, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster import (
+    AssetObservation,
+    DagsterEvent,
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    RunsFilter,
+    job,
+    op,
+)
 
 from benchmarks.event_log import KINDS, NAMES, SELECTED, Written, write_cohort
 from kwneuro_assets.assets import DERIVATIVES
@@ -299,10 +309,10 @@ def test_settings_that_change_what_depends_on_what_ask_for_a_reload(
 def test_the_job_asks_for_all_that_is_not_fresh_of_who_has_no_run(
     instance: DagsterInstance, cohort: dict[str, Written], write: Write
 ) -> None:
-    [job] = [one for one in jobs() if one.name == UPDATE]
+    [update] = [one for one in jobs() if one.name == UPDATE]
     of = {written.kind: subject for subject, written in cohort.items() if written.kind != "fresh"}
     config = {"ops": {"ask_for_what_is_stale": {"config": {"subjects": list(of.values())}}}}
-    assert job.execute_in_process(instance=instance, run_config=config).success
+    assert update.execute_in_process(instance=instance, run_config=config).success
     [backfill] = instance.get_backfills(limit=1)
     targets = backfill.asset_backfill_data.target_subset.partitions_subsets_by_asset_key  # type: ignore[union-attr]
     found = {key.to_user_string(): set(subset.get_partition_keys()) for key, subset in targets.items()}
@@ -319,13 +329,13 @@ def test_the_job_asks_for_all_that_is_not_fresh_of_who_has_no_run(
 def test_the_job_may_be_told_which_subjects_and_derivatives(
     instance: DagsterInstance, cohort: dict[str, Written], write: Write
 ) -> None:
-    [job] = [one for one in jobs() if one.name == UPDATE]
+    [update] = [one for one in jobs() if one.name == UPDATE]
     [new] = [subject for subject, written in cohort.items() if written.kind == "new"]
     [remade] = [subject for subject, written in cohort.items() if written.kind == "remade"]
     before = len(instance.get_backfills())
     for subject in (new, remade):
         config = {"ops": {"ask_for_what_is_stale": {"config": {"subjects": [subject], "select": "dti,noddi"}}}}
-        assert job.execute_in_process(instance=instance, run_config=config).success
+        assert update.execute_in_process(instance=instance, run_config=config).success
     [backfill] = instance.get_backfills(limit=1)
     assert len(instance.get_backfills()) == before + 1, "none for a subject of which all is fresh"
     targets = backfill.asset_backfill_data.target_subset.partitions_subsets_by_asset_key  # type: ignore[union-attr]
@@ -405,3 +415,29 @@ def test_a_later_process_with_the_same_id_does_not_count_as_the_one_that_made_th
     assert end_dead_runs(instance) == [run.run_id]
     unfinished = instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.NOT_STARTED]))
     assert run.run_id not in [one.run_id for one in unfinished]
+
+
+def test_a_run_that_died_before_its_first_step_could_tell_its_process_is_ended_after_a_while(
+    instance: DagsterInstance, cohort: dict[str, Written], subject: str, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = create_run(instance, subject, "dti")
+    instance.report_dagster_event(DagsterEvent(DagsterEventType.RUN_START.value, run.job_name), run.run_id)
+    assert end_dead_runs(instance) == [], "it may just have begun"
+    monkeypatch.setattr("kwneuro_assets.processes.BEGIN_SECONDS", 0)
+    assert end_dead_runs(instance) == [run.run_id]
+    why = status(instance, subject)[subject]["dti"].why
+    assert why == ("the last attempt failed: its run failed before the first step",)
+
+
+def test_a_run_of_another_code_location_is_left_to_it(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @job
+    def theirs() -> None:
+        op(name="step_of_theirs")(lambda: None)()
+
+    run = instance.create_run_for_job(theirs)
+    instance.report_dagster_event(DagsterEvent(DagsterEventType.RUN_START.value, run.job_name), run.run_id)
+    monkeypatch.setattr("kwneuro_assets.processes.BEGIN_SECONDS", 0)
+    assert end_dead_runs(instance) == []
+    instance.report_run_failed(run)

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kwneuro_assets.automation import DESCRIPTIONS, REMAKE, SENSOR, UPDATE
 from kwneuro_assets_tests.project import Project
 from kwneuro_assets_tests.small_dataset import write_mask, write_series
+from kwneuro_assets_tests.ui_server import UiServer
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -44,23 +37,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="module")
 def address(project: Project) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = (project.home / "ui.log").open("wb")
-    server = subprocess.Popen(
-        [sys.executable, "-m", "kwneuro_assets.cli", "ui", "--port", str(port)],
-        env=project.variables, cwd=project.home, stdout=log, stderr=log, start_new_session=True,
-    )  # fmt: skip
-    address = f"http://127.0.0.1:{port}"
-    try:
-        _wait_for(address, server, project.home / "ui.log")
-        yield address
-    finally:
-        # All of it at once: the daemons take their time to leave, and nothing of this folder is needed again.
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-        log.close()
+    with UiServer(project) as server:
+        yield server.address
 
 
 @pytest.fixture(scope="module")
@@ -105,14 +83,7 @@ def test_the_lineage_of_the_tracts_reaches_back_to_the_scan(page: Any, address: 
         page.get_by_text(asset, exact=True).first.wait_for()
 
 
-def _wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            break
-        try:
-            urllib.request.urlopen(f"{address}/server_info", timeout=5)
-            return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.5)
-    raise AssertionError(f"the UI did not start:\n{log.read_text()[-3000:]}")
+def test_the_sensor_and_the_jobs_say_what_they_do(page: Any, address: str) -> None:
+    for path in (f"sensors/{SENSOR}", f"jobs/{UPDATE}", f"jobs/{REMAKE}"):
+        page.goto(f"{address}/locations/kwneuro_assets.definitions/{path}")
+        page.get_by_text(DESCRIPTIONS[path.partition("/")[2]]).first.wait_for()
