@@ -1,0 +1,124 @@
+"""The bits of every derivative and its code version: the same in every process, whatever the hash seed and the threads.
+
+Most comparisons are between fresh processes (of `benchmarks.bits`), as a process reads these variables when it starts.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.bits import PEAKS, ROOT, STEPS, THREADS, compute_apart, read_inputs, write_inputs
+from kwneuro_assets.assets import DERIVATIVES
+from kwneuro_assets.derivations import csd, peaks
+from kwneuro_assets.derivations.brain import extract_brain
+from kwneuro_assets_tests.derivations.test_brain import head, nnunet_weights  # noqa: F401, the second is a fixture
+
+ONE = {"PYTHONHASHSEED": "1", **dict.fromkeys(THREADS, "1")}
+THREE = {"PYTHONHASHSEED": "2", **dict.fromkeys(THREADS, "3")}
+BRAINS = tuple(step for step in STEPS if "hd-bet" in step)
+TRACTS = tuple(step for step in STEPS if step.startswith("tract_"))
+FILTERS = 4
+# TractSeg's cube and network, made small through its own configuration, as in the tests of tracts.
+SMALL_TRACTSEG = f"""
+from tractseg.data import dataset_specific_utils
+from tractseg.experiments import base
+dataset_specific_utils.get_correct_input_dim = lambda config: (32, 32)
+base.Config.UNET_NR_FILT = {FILTERS}
+"""
+CODE_VERSIONS = """
+from kwneuro_assets.assets import DERIVATIVES
+from kwneuro_assets.settings import PipelineSettings
+print({derivative.name: derivative.code_version(PipelineSettings()) for derivative in DERIVATIVES})
+"""
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory, nnunet_weights: Path) -> Path:  # noqa: F811
+    return write_inputs(tmp_path_factory.mktemp("bits"), hd_bet=nnunet_weights, peak_grid=32, filters=FILTERS)
+
+
+def differing(inputs: Path, steps: Sequence[str], before: str = "pass") -> dict[str, str]:
+    """What is not the same between one thread and three, each with a hash seed of its own."""
+    one, three = (compute_apart(inputs, steps, environment, before=before) for environment in (ONE, THREE))
+    for step in steps:
+        values = one[step].values.values()
+        assert values, one[step].version  # which is then the reason why there are none
+        assert any(np.ptp(array) > 0 for array in values), f"{step} is too empty to be compared"
+    return {step: three[step].against(one[step]) for step in steps if three[step].version != one[step].version}
+
+
+def test_every_derivative_is_measured() -> None:
+    assert {step.split()[0] for step in STEPS} == {derivative.name for derivative in DERIVATIVES}
+
+
+def test_code_versions_are_the_same_in_every_process() -> None:
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", CODE_VERSIONS],
+            env={**os.environ, **environment, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for environment in (ONE, THREE)
+    ]
+    assert told[0] == told[1]
+    assert all(derivative.name in told[0] for derivative in DERIVATIVES)
+
+
+def test_hash_seed_and_threads_change_no_bit(inputs: Path) -> None:
+    assert differing(inputs, [step for step in STEPS if step not in (*BRAINS, *TRACTS)]) == {}
+
+
+@pytest.mark.slow
+def test_hash_seed_and_threads_change_no_bit_of_a_brain_mask(inputs: Path) -> None:
+    assert differing(inputs, BRAINS) == {}
+
+
+@pytest.mark.slow
+def test_hash_seed_and_threads_change_no_bit_of_tracts(inputs: Path) -> None:
+    assert differing(inputs, TRACTS, before=SMALL_TRACTSEG) == {}
+
+
+def test_deconvolution_has_one_thread_of_blas(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its float64 differs between one thread and two; the float32 that is stored rarely does, so it is no proof."""
+    from threadpoolctl import threadpool_info
+
+    counts: set[int] = set()
+
+    def find_peaks(*arguments: Any, **named: Any) -> Any:
+        counts.update(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
+        return peaks.find_peaks(*arguments, **named)
+
+    monkeypatch.setattr(csd, "find_peaks", find_peaks)
+    given = read_inputs(inputs)
+    csd.fit_csd_peaks(given.dwi, given.mask, given.response, **PEAKS)
+    assert counts == {1}
+
+
+def test_each_pass_of_a_network_has_one_thread(
+    nnunet_weights: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its probabilities differ between one thread and two; the mask rarely does, so it is no proof."""
+    import torch
+
+    counts: set[int] = set()
+
+    def forward(self: Any, image: Any) -> Any:
+        counts.add(torch.get_num_threads())
+        return original(self, image)
+
+    original = torch.nn.Conv3d.forward
+    monkeypatch.setattr(torch.nn.Conv3d, "forward", forward)
+    monkeypatch.setenv("KWNEURO_THREADS", "3")
+    extract_brain(head()[0], "hd-bet", weights=nnunet_weights)
+    assert counts == {1}
