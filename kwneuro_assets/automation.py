@@ -42,7 +42,7 @@ from kwneuro_assets.subjects import PARTITIONS, subject_partitions
 from kwneuro_assets.versioning.cohort import CohortStatus, Status, cohort_status, counted, under_way, unsettled
 
 SENSOR, UPDATE, REMAKE = "keep_up_to_date", "make_what_is_stale", "remake"
-AUTOMATION_TAG = "kwneuro/automation"  # of the runs that the sensor asked for
+SENSOR_TAG = "dagster/sensor_name"  # which Dagster gives the runs that a sensor asked for
 _UNFINISHED = [
     DagsterRunStatus.NOT_STARTED,
     DagsterRunStatus.QUEUED,
@@ -62,7 +62,9 @@ def automation_sensor(loaded: PipelineSettings) -> SensorDefinition:
 
     @sensor(
         name=SENSOR,
-        description="Makes what new or changed data ask for, and tries again what failed (settings: automation).",
+        description="Makes what new or changed data ask for, with all that follows, and tries again what failed. "
+        "What is stale by a change of settings or code waits for the job make_what_is_stale. The settings of the "
+        "section automation say how often, how many at once, and which derivatives.",
         target=AssetSelection.assets(*(derivative.name for derivative in DERIVATIVES)),
         minimum_interval_seconds=loaded.automation.interval_seconds,
     )
@@ -83,11 +85,7 @@ def automation_sensor(loaded: PipelineSettings) -> SensorDefinition:
             return SkipReason(f"{len(wanted)} subjects wait: {settings.automation.max_runs} runs are enough at once")
         return SensorResult(
             run_requests=[
-                RunRequest(
-                    partition_key=subject,
-                    asset_selection=[AssetKey(name) for name in names],
-                    tags={AUTOMATION_TAG: "true"},
-                )
+                RunRequest(partition_key=subject, asset_selection=[AssetKey(name) for name in names])
                 for subject, names in list(wanted.items())[:places]
             ]
         )
@@ -132,19 +130,17 @@ def _asks(status: Status, settings: AutomationSettings) -> bool:
 
 def _allowed(status: Status, settings: AutomationSettings, now: float) -> bool:
     """Whether what happened to the last attempts allows another one now."""
-    if status.attempt is None or status.attempt.state not in ("failed", "interrupted", "cancelled"):
-        return True
+    if status.attempt is None or not status.recent_failures:
+        return True  # what it is made from is new since, if there was any
     if status.attempt.state != "failed":
         return False  # a person ended it
-    if not status.recent_failures:
-        return True  # what it is made from is new
     wait = 60 * settings.retry_minutes * 2 ** (status.recent_failures - 1)
     return status.recent_failures < settings.attempts and now >= status.attempt.failures[-1].ended.moment + wait
 
 
 class UpdateConfig(Config):
-    subjects: list[str] = Field([], description="Only these; all where the list is empty.")
-    select: str | None = Field(None, description="Derivatives, comma-separated or in Dagster's selection syntax.")
+    subjects: list[str] = Field([], description="Only these subjects, such as sub-01; all where the list is empty.")
+    select: str = Field("", description="Only these derivatives, comma-separated; all where it is empty.")
 
 
 @op(
@@ -172,7 +168,12 @@ def ask_for_what_is_stale(context: OpExecutionContext, config: UpdateConfig) -> 
     context.log.info(f"backfill {backfill}: {title} (Runs > Backfills shows how far it is)")
 
 
-@job(name=UPDATE, description="Makes all that is missing, stale or failed.", executor_def=in_process_executor)
+@job(
+    name=UPDATE,
+    description="Makes all that is missing, stale or failed, whatever made it so: one backfill, with a run for each "
+    "subject (Runs > Backfills shows how far it is). What is fresh is left as it is.",
+    executor_def=in_process_executor,
+)
 def make_what_is_stale() -> None:
     ask_for_what_is_stale()
 
@@ -182,7 +183,7 @@ def jobs() -> list[JobDefinition]:
     remake = define_asset_job(
         REMAKE,
         selection=AssetSelection.assets(*(derivative.name for derivative in DERIVATIVES)),
-        description="Makes the derivatives of a subject again, fresh or not.",
+        description="Makes the derivatives of a subject again, fresh or not: for when a file or a result is in doubt.",
         tags={FORCE_TAG: "true"},
     )
     return [make_what_is_stale, remake]  # type: ignore[list-item]  # resolved by Dagster
@@ -200,7 +201,7 @@ def _inputs(settings: PipelineSettings) -> Inputs:
 
 def _asked_for(instance: DagsterInstance) -> int:
     """The runs that automation asked for and that wait or work."""
-    return instance.get_runs_count(RunsFilter(tags={AUTOMATION_TAG: "true"}, statuses=_UNFINISHED))
+    return instance.get_runs_count(RunsFilter(tags={SENSOR_TAG: SENSOR}, statuses=_UNFINISHED))
 
 
 def _told(states: CohortStatus) -> str:

@@ -240,7 +240,8 @@ def export(home: Path | None, subjects: tuple[str, ...], target: str, selection:
 @click.pass_obj
 def ui(home: Path | None, port: int) -> None:
     """Open Dagster's UI on this project: `dagster dev` on 127.0.0.1."""
-    _settled(home)
+    with _opened(home):
+        pass  # what an earlier UI left unfinished is told as failed, and blocks no queue
     command = [sys.executable, "-m", "dagster", "dev", "-m", "kwneuro_assets.definitions", "-h", "127.0.0.1"]
     os.execv(sys.executable, [*command, "-p", str(port)])
 

@@ -22,6 +22,7 @@ from dagster._core.events import DagsterEventType
 from dagster._core.events.log import EventLogEntry
 from dagster._core.execution.backfill import PartitionBackfill
 from dagster._core.run_coordinator.queued_run_coordinator import QueuedRunCoordinator
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.storage.runs.schema import RunsTable
@@ -151,6 +152,25 @@ def planned_runs(instance: DagsterInstance, asset: str, partitions: Collection[s
         yield from _rows(instance, query)
 
 
+class Plan(NamedTuple):
+    """That a run is to materialize a partition of an asset: the event that says so, and the run."""
+
+    asset: str
+    partition: str
+    id: int
+    run_id: str
+
+
+def plans_of_runs(instance: DagsterInstance, run_ids: Collection[str]) -> Iterator[Plan]:
+    """All that the runs are to materialize."""
+    for chosen in _chunks(run_ids):
+        query = sql.select(_events.asset_key, _events.partition, _events.id, _events.run_id).where(
+            _events.run_id.in_(chosen), _events.dagster_event_type == PLANNED, _events.partition.isnot(None)
+        )
+        for asset, *rest in _rows(instance, query):
+            yield Plan(_name(asset), *rest)
+
+
 @dataclass(frozen=True, slots=True)
 class RunEnd:
     """When a run ended (seconds since 1970), as which event of the log."""
@@ -161,15 +181,24 @@ class RunEnd:
 
 def run_statuses(instance: DagsterInstance, run_ids: Collection[str]) -> dict[str, DagsterRunStatus]:
     """The status of each of the runs that there still is."""
+    found: dict[str, DagsterRunStatus] = {}
+    for chosen in _chunks(run_ids):
+        found |= _statuses(instance, RunsTable.c.run_id.in_(chosen))
+    return found
+
+
+def unfinished_runs(instance: DagsterInstance) -> dict[str, DagsterRunStatus]:
+    """All runs that wait or work, with their status."""
+    return _statuses(instance, RunsTable.c.status.in_([status.value for status in NOT_FINISHED_STATUSES]))
+
+
+def _statuses(instance: DagsterInstance, which: Any) -> dict[str, DagsterRunStatus]:
     storage = instance.run_storage
     if not isinstance(storage, SqlRunStorage):
         raise _not_in_sql(storage)
-    found: dict[str, DagsterRunStatus] = {}
     with storage.connect() as connection:
-        for chosen in _chunks(run_ids):
-            query = sql.select(RunsTable.c.run_id, RunsTable.c.status).where(RunsTable.c.run_id.in_(chosen))
-            found.update((run_id, DagsterRunStatus(status)) for run_id, status in connection.execute(query))
-    return found
+        rows = connection.execute(sql.select(RunsTable.c.run_id, RunsTable.c.status).where(which))
+        return {run_id: DagsterRunStatus(status) for run_id, status in rows}
 
 
 def run_ends(instance: DagsterInstance, run_ids: Collection[str]) -> dict[str, RunEnd]:

@@ -9,11 +9,19 @@ import time
 from pathlib import Path
 
 import psutil
-from dagster import AssetExecutionContext, DagsterInstance, DagsterRunStatus, OpExecutionContext, RunRecord, RunsFilter
+from dagster import (
+    AssetExecutionContext,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    OpExecutionContext,
+    RunRecord,
+    RunsFilter,
+)
 
 from kwneuro_assets.storage.names import NAMES
 
-PROCESS_TAG = "kwneuro/process"
+PROCESS_TAG = ".dagster/kwneuro_process"  # so begin the tags that the UI does not show
 ASKING_STEP = "ask_for_what_is_stale"  # the one step of ours that makes no derivative
 BEGIN_SECONDS = 600  # in which a run that has started begins its first step: a second, on a machine that is not stuck
 _UNFINISHED = [
@@ -32,7 +40,7 @@ def this_process() -> str:
 
 def mark_process(context: AssetExecutionContext | OpExecutionContext) -> None:
     """Tell in the run's tags that this process makes it: the first that each step does."""
-    if PROCESS_TAG not in context.run.tags:
+    if context.run.tags.get(PROCESS_TAG) != this_process():
         context.instance.add_run_tags(context.run.run_id, {PROCESS_TAG: this_process()})
 
 
@@ -45,7 +53,7 @@ def end_dead_runs(instance: DagsterInstance) -> list[str]:
     ended = []
     for record in instance.get_run_records(RunsFilter(statuses=_UNFINISHED)):
         run = record.dagster_run
-        process = run.tags.get(PROCESS_TAG)
+        process = _told(instance, run)
         if process is not None and _is_gone(process):
             instance.report_run_failed(run, f"The process that made it is gone ({process}).")
             ended.append(run.run_id)
@@ -53,6 +61,13 @@ def end_dead_runs(instance: DagsterInstance) -> list[str]:
             instance.report_run_failed(run, f"No step of it began within {BEGIN_SECONDS} seconds of its start.")
             ended.append(run.run_id)
     return ended
+
+
+def _told(instance: DagsterInstance, run: DagsterRun) -> str | None:
+    """The process that a run told. One that was executed again begins with the tags of the first."""
+    process = run.tags.get(PROCESS_TAG)
+    parent = instance.get_run_by_id(run.parent_run_id) if process and run.parent_run_id else None
+    return None if parent and parent.tags.get(PROCESS_TAG) == process else process
 
 
 def _is_gone(process: str) -> bool:

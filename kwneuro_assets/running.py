@@ -66,14 +66,14 @@ def update_subject(
         why = "another run of this subject waits or works; where its machine is gone, end it in the UI, or use --force"
         return [Result(subject, name, "skipped", why) for name in assets]
     results: dict[str, Result] = {}
+    mended = {name for name in assets if states[name].lost}  # once each: what is lost again at once has another cause
     wanted = list(assets) if force else unsettled(states, assets)
     while wanted:
         results |= {one.asset: one for one in run_subject(instance, settings, subject, wanted, progress, force=force)}
         states, force = subject_status(instance, settings, subject), False
-        tried = set(wanted)
-        wanted = unsettled(states, assets)
-        if tried.issuperset(wanted):  # nothing turned out to be lost
-            break
+        lost = {name for name in assets if states[name].lost}
+        wanted = unsettled(states, assets) if lost - mended else []
+        mended |= lost
     return [results.get(name) or _untouched(subject, name, states[name]) for name in assets]
 
 

@@ -26,7 +26,7 @@ from dagster import (
 
 from benchmarks.event_log import KINDS, NAMES, SELECTED, Written, write_cohort
 from kwneuro_assets.assets import DERIVATIVES
-from kwneuro_assets.automation import AUTOMATION_TAG, UPDATE, jobs, requests
+from kwneuro_assets.automation import SENSOR, SENSOR_TAG, UPDATE, jobs, requests
 from kwneuro_assets.processes import PROCESS_TAG, end_dead_runs, this_process
 from kwneuro_assets.settings import PipelineSettings, SettingsError, load_settings
 from kwneuro_assets.subjects import PARTITIONS
@@ -226,7 +226,7 @@ def test_what_was_asked_for_is_never_asked_for_twice(
     told = tick(instance)
     assert asked(told)[subject] == ALL
     run = create_runs(instance, told, [subject])[subject]
-    assert run.tags[AUTOMATION_TAG] == "true"
+    assert run.tags[SENSOR_TAG] == SENSOR
     assert run.tags["dagster/partition"] == subject
     assert subject not in asked(tick(instance))
     instance.report_run_failed(run)
@@ -441,3 +441,14 @@ def test_a_run_of_another_code_location_is_left_to_it(
     monkeypatch.setattr("kwneuro_assets.processes.BEGIN_SECONDS", 0)
     assert end_dead_runs(instance) == []
     instance.report_run_failed(run)
+
+
+def test_a_run_that_is_executed_again_is_not_taken_for_the_dead_one_whose_tags_it_begins_with(
+    instance: DagsterInstance, cohort: dict[str, Written], subject: str, write: Write
+) -> None:
+    died = create_run(instance, subject, "dti", {PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}:1@another"})
+    assert end_dead_runs(instance) == [died.run_id]
+    again = create_run(instance, subject, "dti", died.tags, parent=died)
+    assert again.tags[PROCESS_TAG] == died.tags[PROCESS_TAG]
+    assert end_dead_runs(instance) == []
+    instance.report_run_failed(again)

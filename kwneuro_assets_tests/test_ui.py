@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kwneuro_assets.automation import DESCRIPTIONS, REMAKE, SENSOR, UPDATE
+from kwneuro_assets.automation import REMAKE, SENSOR, UPDATE
 from kwneuro_assets_tests.project import Project
 from kwneuro_assets_tests.small_dataset import write_mask, write_series
 from kwneuro_assets_tests.ui_server import UiServer
@@ -83,7 +83,14 @@ def test_the_lineage_of_the_tracts_reaches_back_to_the_scan(page: Any, address: 
         page.get_by_text(asset, exact=True).first.wait_for()
 
 
-def test_the_sensor_and_the_jobs_say_what_they_do(page: Any, address: str) -> None:
-    for path in (f"sensors/{SENSOR}", f"jobs/{UPDATE}", f"jobs/{REMAKE}"):
-        page.goto(f"{address}/locations/kwneuro_assets.definitions/{path}")
-        page.get_by_text(DESCRIPTIONS[path.partition("/")[2]]).first.wait_for()
+@pytest.mark.parametrize(
+    ("path", "description"),
+    [
+        (f"sensors/{SENSOR}", "Makes what new or changed data ask for"),
+        (f"jobs/{UPDATE}", "Makes all that is missing, stale or failed"),
+        (f"jobs/{REMAKE}", "Makes the derivatives of a subject again, fresh or not"),
+    ],
+)
+def test_the_sensor_and_the_jobs_say_what_they_do(page: Any, address: str, path: str, description: str) -> None:
+    page.goto(f"{address}/locations/kwneuro_assets.definitions/{path}")
+    page.get_by_text(description).first.wait_for()

@@ -49,7 +49,11 @@ def create_runs(
 
 
 def create_run(
-    instance: DagsterInstance, subject: str, steps: str, tags: Mapping[str, str] | None = None
+    instance: DagsterInstance,
+    subject: str,
+    steps: str,
+    tags: Mapping[str, str] | None = None,
+    parent: DagsterRun | None = None,
 ) -> DagsterRun:
     """A run of these derivatives, comma-separated, before it is put into the queue."""
     keys = frozenset(AssetKey(name) for name in steps.split(","))
@@ -57,6 +61,8 @@ def create_run(
         _job().get_subset(asset_selection=set(keys)),
         tags={PARTITION_NAME_TAG: subject, **(tags or {})},
         asset_selection=keys,
+        parent_run_id=parent.run_id if parent else None,
+        root_run_id=parent.run_id if parent else None,
     )
 
 

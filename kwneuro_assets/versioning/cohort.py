@@ -49,6 +49,11 @@ class Status:
         """Whether it is there, and made from what is there now."""
         return self.state in SETTLED
 
+    @property
+    def lost(self) -> bool:
+        """Whether it was made, and the store no longer has it."""
+        return self.state == "missing" and self.data_version is not None
+
     def to_json(self) -> dict[str, object]:
         return {
             "state": self.state,

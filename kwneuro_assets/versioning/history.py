@@ -14,6 +14,7 @@ from kwneuro_assets.dagster_internals import (
     PLANNED,
     Kind,
     Newest,
+    Plan,
     RunEnd,
     Steps,
     event_runs,
@@ -21,9 +22,11 @@ from kwneuro_assets.dagster_internals import (
     newest_events,
     newest_with,
     planned_runs,
+    plans_of_runs,
     run_ends,
     run_statuses,
     steps_of_ended_runs,
+    unfinished_runs,
 )
 from kwneuro_assets.versioning.records import (
     CODE_VERSION_TAG,
@@ -54,7 +57,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One attempt that failed: in which run, why, and when that run ended (event, and seconds since 1970)."""
+    """One attempt that failed or was cancelled: in which run, why, and when that run ended."""
 
     run_id: str
     why: str
@@ -64,7 +67,7 @@ class Failure:
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """What came after the newest materialization: a run that waits or works, failures (oldest first), or a run that
-    a person cancelled, `interrupted` where that was in the middle of this step."""
+    a person cancelled, `interrupted` where that was in the middle of this step (the one in `failures`)."""
 
     state: Literal["queued", "running", "failed", "interrupted", "cancelled"]
     run_id: str
@@ -95,7 +98,7 @@ def read_history(
     seen = [event for event in newest[OBSERVED] if event.asset in sources]
     records = _records(instance, [*seen, *newest[MADE]], (*sources, *derivatives))
     lost = _lost(instance, [event for event in newest[OBSERVED] if event.asset not in sources], records)
-    return History(records, _attempts(instance, newest[PLANNED], records, begins, derivatives), lost)
+    return History(records, _attempts(instance, newest[PLANNED], records, begins, derivatives, wanted), lost)
 
 
 Records = Mapping[str, Mapping[str, Record]]
@@ -141,22 +144,29 @@ def _attempts(
     records: Records,
     begins: Mapping[str, int],
     derivatives: Collection[str],
+    subjects: Collection[str],
 ) -> dict[str, dict[str, Attempt]]:
-    """Newest plans that no materialization followed, as far as their runs still wait or work, or failed."""
-    unanswered = [plan for plan in plans if plan.id > _made(records[plan.asset], plan.partition)]
+    """What came of plans that no materialization followed: runs that wait or work, or else the newest attempt."""
+
+    def is_answered(plan: Newest | Plan) -> bool:
+        return plan.id <= max(begins.get(plan.partition, 0), _made(records[plan.asset], plan.partition))
+
+    waiting = unfinished_runs(instance)
+    under_way: dict[str, dict[str, Attempt]] = {name: {} for name in derivatives}
+    for planned in plans_of_runs(instance, waiting):
+        if planned.asset in under_way and planned.partition in subjects and not is_answered(planned):
+            state: Literal["queued", "running"] = "queued" if waiting[planned.run_id] in _QUEUED else "running"
+            if state == "running" or planned.partition not in under_way[planned.asset]:
+                under_way[planned.asset][planned.partition] = Attempt(state, planned.run_id)
+    unanswered = [plan for plan in plans if not is_answered(plan)]
     runs = event_runs(instance, [plan.id for plan in unanswered])
     statuses = run_statuses(instance, set(runs.values()))
-    attempts: dict[str, dict[str, Attempt]] = {name: {} for name in derivatives}
     ended: dict[str, dict[str, int]] = {name: {} for name in derivatives}
     for plan in unanswered:
-        run_id = runs.get(plan.id, "")
-        status = statuses.get(run_id)
-        if status in _ENDED_BADLY:
+        if statuses.get(runs.get(plan.id, "")) in _ENDED_BADLY:
             since = max(begins.get(plan.partition, 0), _made(records[plan.asset], plan.partition))
             ended[plan.asset][plan.partition] = since
-        elif status is not None and status != DagsterRunStatus.SUCCESS:
-            attempts[plan.asset][plan.partition] = Attempt("queued" if status in _QUEUED else "running", run_id)
-    return {name: attempts[name] | _failures(instance, name, ended[name]) for name in derivatives}
+    return {name: _failures(instance, name, ended[name]) | under_way[name] for name in derivatives}
 
 
 def _made(records: Mapping[str, Record], subject: str) -> int:
@@ -179,8 +189,8 @@ def _failures(instance: DagsterInstance, asset: str, since: Mapping[str, int]) -
     for subject, runs in plans.items():
         newest = runs[-1]
         if statuses.get(newest) == DagsterRunStatus.CANCELED:
-            begun = asset in steps[newest].begun
-            found[subject] = Attempt("interrupted" if begun else "cancelled", newest)
+            state: Literal["interrupted", "cancelled"] = "interrupted" if asset in steps[newest].begun else "cancelled"
+            found[subject] = Attempt(state, newest, (Failure(newest, "it was cancelled", ends[newest]),))
             continue
         failures = [
             Failure(run_id, why, ends[run_id])

@@ -1,0 +1,231 @@
+"""Automation as it runs in a lab: the UI with its daemon, the sensor switched on, data that come, change and fail.
+
+The tests are one story on one project, in their order.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dagster import AssetKey, AssetRecordsFilter, DagsterInstance, DagsterRunStatus, RunsFilter
+from dagster._core.scheduler.instigation import TickStatus  # checked with dagster 1.13.27
+
+from kwneuro_assets.assets import DERIVATIVES
+from kwneuro_assets.assets.derivative import KEPT
+from kwneuro_assets.automation import SENSOR, SENSOR_TAG, UPDATE
+from kwneuro_assets.settings import load_settings
+from kwneuro_assets.versioning.cohort import CohortStatus, cohort_status
+from kwneuro_assets.versioning.records import INPUT_DATA_VERSIONS
+from kwneuro_assets_tests.project import Project
+from kwneuro_assets_tests.small_dataset import head, table, write_mask, write_series
+from kwneuro_assets_tests.ui_server import UiServer
+
+MADE = ("denoised_dwi", "mean_b0", "brain_mask", "dti")
+HEALTHY = ("sub-01", "sub-02", "sub-03")
+ILL = "sub-04"  # its mask is empty at first
+SUBJECTS = (*HEALTHY, ILL)
+INTERVAL = 5  # seconds between ticks: the least that the settings allow
+KILLS = int(os.environ.get("KWNEURO_KILLS") or 3)
+PATIENCE = 150.0  # seconds
+
+UNFINISHED = [
+    DagsterRunStatus.NOT_STARTED,
+    DagsterRunStatus.QUEUED,
+    DagsterRunStatus.STARTING,
+    DagsterRunStatus.STARTED,
+]
+
+INSTANCE = """
+run_coordinator:
+  module: kwneuro_assets.run_queue
+  class: RunQueue
+  config:
+    max_concurrent_runs: 2
+    dequeue_interval_seconds: 1
+    tag_concurrency_limits:
+      - {key: dagster/partition, value: {applyLimitPerUniqueValue: true}, limit: 1}
+concurrency: {pools: {granularity: run, default_limit: 1}}
+# As in the package, but for the time that a run has to begin.
+run_monitoring: {enabled: true, start_timeout_seconds: 40, poll_interval_seconds: 5}
+telemetry: {enabled: false}
+nux: {enabled: false}
+"""
+
+pytestmark = pytest.mark.slow
+
+
+class Lab:
+    """The project, and what a person sees of it."""
+
+    def __init__(self, home: Path) -> None:
+        # The pool of the brain mask, which needs no network here, would let its runs work one after the other.
+        self.project = Project(home, {"KWNEURO_NETWORK_SLOTS": "2"})
+        self.tree: dict[str, dict[str, object]] = {
+            "source": {"url": str(self.project.source)},
+            "store": {"url": str(self.project.store)},
+            "denoising": {"method": "none"},
+            "brain_mask": {"method": "provided"},
+            "automation": {
+                "select": ",".join(MADE),
+                "interval_seconds": INTERVAL,
+                "attempts": 2,
+                "retry_minutes": 0.05,
+            },
+        }
+        self.write()
+        (home / "dagster").mkdir()
+        (home / "dagster" / "dagster.yaml").write_text(INSTANCE)
+        self.instance = DagsterInstance.from_config(str(home / "dagster"))
+
+    def set(self, section: str, **keys: object) -> None:
+        self.tree[section] = {**self.tree.get(section, {}), **keys}
+        self.write()
+
+    def write(self) -> None:
+        self.project.write_settings(self.tree)
+
+    def write_series(self, subject: str, brightness: float) -> None:
+        write_series(self.project.source, subject, directions=table((1000.0,), 12), brightness=brightness)
+
+    def ingest(self) -> None:
+        done = self.project.command("ingest")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def status(self) -> CohortStatus:
+        settings = load_settings(self.project.home / "settings.yaml", {})
+        return cohort_status(self.instance, settings, DERIVATIVES, ("dwi", "provided_mask"), SUBJECTS)
+
+    def states(self) -> dict[str, tuple[str, ...]]:
+        return {subject: tuple(row[name].state for name in MADE) for subject, row in self.status().items()}
+
+    def fresh(self, *subjects: str) -> bool:
+        states = self.states()
+        return all(set(states[subject]) == {"fresh"} for subject in subjects)
+
+    def computed(self, *subjects: str) -> Counter[tuple[str, str, str]]:
+        """How often each derivative was computed from the same inputs, under the same code."""
+        found: Counter[tuple[str, str, str]] = Counter()
+        for name in MADE:
+            for subject in subjects:
+                wanted = AssetRecordsFilter(asset_key=AssetKey(name), asset_partitions=[subject])
+                for record in self.instance.fetch_materializations(wanted, limit=1000).records:
+                    event = record.event_log_entry.asset_materialization
+                    assert event is not None
+                    if KEPT not in event.metadata:
+                        tags = event.tags or {}
+                        inputs = event.metadata[INPUT_DATA_VERSIONS].value
+                        found[subject, name, f"{tags['dagster/code_version']} {inputs}"] += 1
+        return found
+
+    def times(self, subject: str) -> dict[str, int]:
+        """How often each derivative of a subject was computed at all."""
+        counts = Counter(dict.fromkeys(MADE, 0))
+        for (_, name, _), count in self.computed(subject).items():
+            counts[name] += count
+        return dict(counts)
+
+    def runs(self, subject: str) -> list[DagsterRunStatus]:
+        """How the runs of a subject that the sensor asked for stand, oldest first."""
+        wanted = RunsFilter(tags={"dagster/partition": subject, SENSOR_TAG: SENSOR})
+        return [run.status for run in reversed(self.instance.get_runs(wanted))]
+
+    def let_the_sensor_look(self) -> None:
+        """Until it has looked at what is there now, and found nothing to do."""
+        [sensor] = self.instance.all_instigator_state()
+        now = time.time()
+
+        def looked() -> bool:
+            ticks = self.instance.get_ticks(sensor.instigator_origin_id, sensor.selector_id, after=now)
+            return sum(tick.status == TickStatus.SKIPPED for tick in ticks) >= 2
+
+        self.wait_for(looked)
+
+    def wait_for(self, what: Callable[[], bool], seconds: float = PATIENCE) -> None:
+        deadline = time.monotonic() + seconds
+        while not what():
+            told = "\n".join(f"{run.run_id[:8]} {run.tags.get('dagster/partition')} {run.status.value}"
+                             for run in self.instance.get_runs())  # fmt: skip
+            log = (self.project.home / "ui.log").read_text()
+            assert time.monotonic() < deadline, f"{self.states()}\n{told}\n{log[-5000:]}"
+            time.sleep(0.5)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    lab = Lab(tmp_path_factory.mktemp("daemon"))
+    for subject in SUBJECTS:
+        lab.write_series(subject, 1.0)
+        write_mask(lab.project.source, subject, inside=head() & (subject != ILL))
+    return lab
+
+
+@pytest.fixture(scope="module")
+def server(lab: Lab) -> Iterator[UiServer]:
+    with UiServer(lab.project) as server:
+        server.switch_sensor_on()
+        yield server
+
+
+def test_what_comes_in_is_made_without_a_click_and_what_fails_is_tried_as_often_as_it_may(
+    lab: Lab, server: UiServer
+) -> None:
+    lab.ingest()
+    lab.wait_for(lambda: lab.fresh(*HEALTHY) and lab.runs(ILL) == [DagsterRunStatus.FAILURE] * 2)
+    lab.let_the_sensor_look()
+    assert lab.runs(ILL) == [DagsterRunStatus.FAILURE] * 2, "it waits for a person, or for other data"
+    assert lab.states()[ILL] == ("fresh", "fresh", "failed", "missing")
+    for subject in HEALTHY:
+        assert lab.times(subject) == dict.fromkeys(MADE, 1)
+        assert lab.runs(subject) == [DagsterRunStatus.SUCCESS]
+
+
+def test_other_data_make_again_exactly_what_depends_on_them(lab: Lab, server: UiServer) -> None:
+    bvec = lab.project.source / "sub-01" / "dwi" / "sub-01_dwi.bvec"
+    np.savetxt(bvec, np.loadtxt(bvec) * [[-1], [1], [1]])
+    write_mask(lab.project.source, ILL)
+    lab.ingest()
+    lab.wait_for(lambda: lab.fresh(*SUBJECTS))
+    assert lab.times("sub-01") == {"denoised_dwi": 2, "mean_b0": 2, "brain_mask": 1, "dti": 2}
+    assert lab.times(ILL) == dict.fromkeys(MADE, 1), "with another mask, nothing before it is made again"
+    assert lab.times("sub-02") == lab.times("sub-03") == dict.fromkeys(MADE, 1)
+
+
+def test_killed_at_any_moment_and_started_again_nothing_is_forgotten_and_nothing_made_twice(
+    lab: Lab, server: UiServer
+) -> None:
+    lab.set("automation", attempts=20)
+    moments = random.Random(0)
+    for kill in range(KILLS):
+        if lab.fresh(*SUBJECTS):
+            for subject in SUBJECTS:
+                lab.write_series(subject, 1.5 + kill)
+            lab.ingest()
+        lab.wait_for(lambda: lab.instance.get_runs_count(RunsFilter(statuses=UNFINISHED)) > 0)
+        time.sleep(moments.uniform(0, 8))
+        unfinished = Counter(run.status.value for run in lab.instance.get_runs(RunsFilter(statuses=UNFINISHED)))
+        print(f"killed with {dict(unfinished)}")
+        server.kill()
+        server.start()
+    lab.wait_for(lambda: lab.fresh(*SUBJECTS))
+    assert set(lab.computed(*SUBJECTS).values()) == {1}
+
+
+def test_a_change_of_settings_waits_until_a_person_starts_the_job(lab: Lab, server: UiServer) -> None:
+    before = lab.instance.get_runs_count()
+    lab.set("dti", max_bvalue=1200)
+    lab.let_the_sensor_look()
+    assert lab.states() == dict.fromkeys(SUBJECTS, ("fresh", "fresh", "fresh", "stale"))
+    assert lab.instance.get_runs_count() == before
+    counts = lab.computed(*SUBJECTS)
+    server.launch(UPDATE, {"ops": {"ask_for_what_is_stale": {"config": {"select": ",".join(MADE)}}}})
+    lab.wait_for(lambda: lab.fresh(*SUBJECTS))
+    assert Counter(name for _, name, _ in lab.computed(*SUBJECTS) - counts) == {"dti": len(SUBJECTS)}
+    [backfill] = lab.instance.get_backfills()
+    lab.wait_for(lambda: str(lab.instance.get_backfill(backfill.backfill_id).status.value) == "COMPLETED_SUCCESS")  # type: ignore[union-attr]
