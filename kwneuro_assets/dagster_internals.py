@@ -280,6 +280,8 @@ def _steps(rows: Iterable[Sequence[str]]) -> Steps:
 
 def failure_sentence(event: Any) -> str:
     """Why a step failed: the message at the bottom of the chain of errors, without its class and traceback."""
+    if was_interrupted(event):
+        return "it was interrupted"
     failure = event.step_failure_data
     if failure.user_failure_data is not None and failure.user_failure_data.description:
         return str(failure.user_failure_data.description)
@@ -291,6 +293,16 @@ def failure_sentence(event: Any) -> str:
     # Dagster puts the class in front of the message, with its module where it is not a built-in one.
     head, _, message = str(error.message).strip().partition(": ")
     return message if message and head.rpartition(".")[2] == error.cls_name else str(error.message).strip()
+
+
+def was_interrupted(event: Any) -> bool:
+    """Whether a step failed as its process was told to stop, by Ctrl-C say."""
+    error = event.step_failure_data.error
+    while error is not None:
+        if error.cls_name in ("KeyboardInterrupt", "DagsterExecutionInterruptedError"):
+            return True
+        error = error.cause
+    return False
 
 
 def add_backfill(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from dagster import AssetSelection, DagsterInstance, ExecuteInProcessResult
@@ -12,7 +12,7 @@ from dagster import DagsterEventType as Event
 from kwneuro_assets.assets import DERIVATIVES
 from kwneuro_assets.assets.derivative import FORCE_TAG, KEPT
 from kwneuro_assets.assets.progress import ProgressReporter
-from kwneuro_assets.dagster_internals import failure_sentence
+from kwneuro_assets.dagster_internals import failure_sentence, was_interrupted
 from kwneuro_assets.definitions import build
 from kwneuro_assets.ingestion.source import source_names
 from kwneuro_assets.processes import PROCESS_TAG, this_process
@@ -39,7 +39,7 @@ class Result:
 
     @property
     def is_there(self) -> bool:
-        """Whether the derivative, or the reason why there is none, is in the store, made from what is there now."""
+        """Whether the derivative, or the reason why there is none, is in the store, made from what lies there."""
         return self.outcome in ("made", "fresh", "not-applicable")
 
 
@@ -74,7 +74,7 @@ def update_subject(
         lost = {name for name in assets if states[name].lost}
         wanted = unsettled(states, assets) if lost - mended else []
         mended |= lost
-    return [results.get(name) or _untouched(subject, name, states[name]) for name in assets]
+    return [_with_what_waits(results.get(name) or _untouched(subject, name, states[name]), states) for name in assets]
 
 
 def subjects_to_update(
@@ -95,7 +95,10 @@ def run_subject(
     force: bool = False,
 ) -> list[Result]:
     """One run of derivatives of one subject in this process; a step that is fresh when its turn comes is kept as it is,
-    unless `force` is set, and one that fails stops only what follows from it."""
+    unless `force` is set, and one that fails stops only what follows from it.
+
+    Raises KeyboardInterrupt where the run was interrupted, which Dagster itself only records.
+    """
     definitions = build(settings, progress)
     job = definitions.resolve_implicit_global_asset_job_def()
     result = job.get_subset(
@@ -108,6 +111,9 @@ def run_subject(
         # What matters is told by the caller; Dagster's own account is in the event log.
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
     )
+    failures = [event for event in result.all_events if event.event_type == Event.STEP_FAILURE]
+    if any(was_interrupted(event) for event in failures):
+        raise KeyboardInterrupt
     return _results(result, subject, assets)
 
 
@@ -131,6 +137,12 @@ def _report_lost(
     for name in lost:
         report_lost(instance, name, subject, f"the store {store.root} does not hold the version of the event log")
     return bool(lost)
+
+
+def _with_what_waits(result: Result, states: Mapping[str, Status]) -> Result:
+    """A derivative that is there, made from what is not fresh itself, says so."""
+    status = states[result.asset]
+    return replace(result, reason=status.why[0]) if result.is_there and not status.settled else result
 
 
 def _untouched(subject: str, name: str, status: Status) -> Result:

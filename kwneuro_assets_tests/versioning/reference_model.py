@@ -240,6 +240,7 @@ class Played:
     began: list[str] = field(default_factory=list)
     computed: list[str] = field(default_factory=list)
     lost: set[str] = field(default_factory=set)
+    ended_early: bool = False
 
 
 class _Ended(Exception):
@@ -273,6 +274,7 @@ def play(
         except _Failed:
             fates[name] = "failed"
         except _Ended:
+            played.ended_early = True
             if not (end and end[1].startswith("killed")):  # of a killed one nobody knows
                 subject.end(run, failed=[name])
             return played
@@ -339,8 +341,8 @@ def update(
     while wanted:
         run, order = next_run()
         runs.append(play(subject, run, wanted, order, force=force, end=end))
-        if subject.runs[run].under_way:
-            break  # it was killed, and with it the whole command
-        force, end = False, None
+        if runs[-1].ended_early:
+            break  # and with it the whole command
+        force = False
         wanted = subject.unsettled(names) if runs[-1].lost & set(names) else []
     return runs

@@ -193,7 +193,7 @@ class Histories(RuleBasedStateMachine):
         results: list[Result] | None = None
         try:
             results = update_subject(self.instance, self.settings, key, asked, force=force, trust_log=trust_log)
-        except Killed:
+        except (Killed, KeyboardInterrupt):
             self.conduct.dead = False
         self.conduct.end = None
         runs = iter(self.new_runs())
