@@ -74,7 +74,7 @@ class RunConsole:
                 self._bars.stop_task(task)
 
     def _line(self, name: str, fraction: float, now: float) -> None:
-        if 0 < fraction < 1 and now - self._told[name] < LINE_SECONDS:
+        if fraction < 1 and name in self._told and now - self._told[name] < LINE_SECONDS:
             return
         state = "starts" if fraction <= 0 else "computed" if fraction >= 1 else f"{fraction:.0%}"
         if fraction < 1 or self._told[name] is not _DONE:

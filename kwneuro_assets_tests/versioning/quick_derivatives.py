@@ -122,7 +122,7 @@ def text_of(value: Value) -> str:
             b0_threshold=value.gradients.b0_threshold,
         )
     if isinstance(value, Volume) and value.grid != (2, 2, 2):
-        return content_of_mask(smaller=not value.array[: value.grid[0] // 2].any())
+        return content_of_mask(smaller=not value.array[: value.grid[0] // 2].any(), subsample=8 // value.grid[0])
     if isinstance(value, Volume):
         return f"result {value.array[0, 0, 0]}"
     if isinstance(value, ResponseFunction):
@@ -138,8 +138,8 @@ def content_of_series(*, brighter: bool, more_weighted: bool, turned: bool, subs
     return f"{[name for name, is_so in told.items() if is_so]} {subsample} {b0_threshold:g}"
 
 
-def content_of_mask(*, smaller: bool) -> str:
-    return "smaller" if smaller else "whole"
+def content_of_mask(*, smaller: bool, subsample: int) -> str:
+    return f"{'smaller' if smaller else 'whole'} {subsample}"
 
 
 def plain(value: object) -> str:

@@ -125,13 +125,14 @@ class Subject:
 
     def content(self, source: str) -> str:
         """What would be read now."""
+        subsample = int(str(self.world.chosen["source.subsample"]))
         if source == "provided_mask":
-            return content_of_mask(smaller=self.files["smaller"])
+            return content_of_mask(smaller=self.files["smaller"], subsample=subsample)
         return content_of_series(
             brighter=self.files["brighter"],
             more_weighted=self.files["more_weighted"],
             turned=self.files["turned"],
-            subsample=int(str(self.world.chosen["source.subsample"])),
+            subsample=subsample,
             b0_threshold=float(str(self.world.chosen["source.b0_threshold"])),
         )
 

@@ -553,7 +553,7 @@ def test_so_they_are_in_an_instance_on_sqlite() -> None:
 
 @pytest.mark.slow
 def test_so_they_are_in_histories_of_as_many_steps_as_are_asked_for() -> None:
-    follow(Histories, int(os.environ.get("KWNEURO_STEPS", "300")), repeatable="KWNEURO_STEPS" not in os.environ)
+    follow(Histories, int(os.environ.get("KWNEURO_STEPS", "150")), repeatable="KWNEURO_STEPS" not in os.environ)
 
 
 @pytest.fixture
