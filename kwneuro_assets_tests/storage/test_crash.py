@@ -118,11 +118,12 @@ class Runs:
         write_mask(self.project.source)
 
     def change_the_source(self) -> None:
-        """Other b-values and brightness, and so other contents; the mask stays, and is written with the same bytes."""
+        """Other b-values and a brightness that never was, so that nothing is fresh; the mask stays, and is written with
+        the same bytes."""
         self._count += 1
         odd = self._count % 2
         shells = (1000.0, 2000.0) if odd else (800.0, 2500.0)
-        write_series(self.project.source, directions=table(shells, 20), brightness=1.0 + 0.1 * odd)
+        write_series(self.project.source, directions=table(shells, 20), brightness=1.0 + 0.01 * self._count)
         self.project.write_settings(
             {
                 "denoising": {"method": "none"},
