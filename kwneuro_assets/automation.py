@@ -14,7 +14,6 @@ from dagster import (
     AssetSelection,
     Config,
     DagsterInstance,
-    DagsterRunStatus,
     JobDefinition,
     OpExecutionContext,
     RunRequest,
@@ -33,7 +32,7 @@ from pydantic import Field
 
 from kwneuro_assets.assets import DERIVATIVES
 from kwneuro_assets.assets.derivative import FORCE_TAG
-from kwneuro_assets.dagster_internals import add_backfill
+from kwneuro_assets.dagster_internals import NOT_FINISHED_STATUSES, add_backfill
 from kwneuro_assets.ingestion.source import source_names
 from kwneuro_assets.processes import ASKING_STEP, end_dead_runs, mark_process
 from kwneuro_assets.selection import select
@@ -43,13 +42,6 @@ from kwneuro_assets.versioning.cohort import CohortStatus, Status, cohort_status
 
 SENSOR, UPDATE, REMAKE = "keep_up_to_date", "make_what_is_stale", "remake"
 SENSOR_TAG = "dagster/sensor_name"  # which Dagster gives the runs that a sensor asked for
-_UNFINISHED = [
-    DagsterRunStatus.NOT_STARTED,
-    DagsterRunStatus.QUEUED,
-    DagsterRunStatus.STARTING,
-    DagsterRunStatus.STARTED,
-    DagsterRunStatus.CANCELING,
-]
 
 Inputs = Mapping[str, tuple[str, ...]]  # of each derivative
 
@@ -201,7 +193,7 @@ def _inputs(settings: PipelineSettings) -> Inputs:
 
 def _asked_for(instance: DagsterInstance) -> int:
     """The runs that automation asked for and that wait or work."""
-    return instance.get_runs_count(RunsFilter(tags={SENSOR_TAG: SENSOR}, statuses=_UNFINISHED))
+    return instance.get_runs_count(RunsFilter(tags={SENSOR_TAG: SENSOR}, statuses=list(NOT_FINISHED_STATUSES)))
 
 
 def _told(states: CohortStatus) -> str:

@@ -30,7 +30,7 @@ from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 from dagster._core.utils import make_new_backfill_id
 from dagster._serdes import ConfigurableClassData, deserialize_value
 
-__all__ = ["ConfigurableClassData", "QueuedRunCoordinator"]
+__all__ = ["NOT_FINISHED_STATUSES", "ConfigurableClassData", "QueuedRunCoordinator"]
 
 Kind = Literal["ASSET_MATERIALIZATION", "ASSET_OBSERVATION", "ASSET_MATERIALIZATION_PLANNED"]
 MADE: Kind = "ASSET_MATERIALIZATION"
