@@ -5,6 +5,7 @@
     make bench ARGS="storage --help"            # the store against plain compression and transfer
     make bench ARGS="cohort --help"             # the status of thousands of subjects
     make bench ARGS="automation --help"         # a tick of the sensor over thousands of subjects
+    make bench ARGS="ingestion --help"          # ticks of the ingestion sensor over thousands of subjects
     make bench ARGS="bits --help"               # what changes the last bits of a derivative
 
 The mask is the dataset's own or the synthetic head's true one, so that no network is timed but where asked.
@@ -22,7 +23,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import automation, bits, cohort, storage
+from benchmarks import automation, bits, cohort, ingestion, storage
 from benchmarks.steps import STEPS
 
 
@@ -81,7 +82,13 @@ def _print(rows: list[dict[str, object]]) -> None:
     Console().print(table)
 
 
-OTHERS = {"storage": storage.main, "cohort": cohort.main, "automation": automation.main, "bits": bits.main}
+OTHERS = {
+    "storage": storage.main,
+    "cohort": cohort.main,
+    "automation": automation.main,
+    "ingestion": ingestion.main,
+    "bits": bits.main,
+}
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from pydantic import Field
 from kwneuro_assets.assets import DERIVATIVES
 from kwneuro_assets.assets.derivative import FORCE_TAG
 from kwneuro_assets.dagster_internals import NOT_FINISHED_STATUSES, add_backfill
+from kwneuro_assets.ingestion.ledger import set_aside
 from kwneuro_assets.ingestion.source import source_names
 from kwneuro_assets.processes import ASKING_STEP, end_dead_runs, mark_process
 from kwneuro_assets.selection import select
@@ -182,7 +183,8 @@ def jobs() -> list[JobDefinition]:
 
 
 def _states(instance: DagsterInstance, settings: PipelineSettings, subjects: Collection[str] = ()) -> CohortStatus:
-    known = sorted(instance.get_dynamic_partitions(PARTITIONS))
+    """The states of what can be made: not of subjects whose files cannot be used, or are gone."""
+    known = sorted(set(instance.get_dynamic_partitions(PARTITIONS)) - set_aside(instance, settings).keys())
     chosen = [subject for subject in known if not subjects or subject in subjects]
     return cohort_status(instance, settings, DERIVATIVES, source_names(settings), chosen)
 

@@ -15,6 +15,7 @@ import click
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
+    from kwneuro_assets.ingestion.ingest import IngestReport
     from kwneuro_assets.settings import PipelineSettings
     from kwneuro_assets.storage.store import DerivativeStore
     from kwneuro_assets.subjects import SubjectKey
@@ -63,18 +64,42 @@ def _into_environment(variable: str) -> Callable[[click.Context, click.Parameter
 @click.pass_obj
 def ingest(home: Path | None, as_json: bool) -> None:
     """Look at the source once: add new subjects, observe what changed."""
-    from kwneuro_assets.ingestion.ingest import ingest as look
-
     with _opened(home) as (instance, settings):
-        report = look(instance, settings)
+        report = _look(instance, settings)
     if as_json:
-        kept = ("added", "changed", "removed", "quarantined")
-        click.echo(json.dumps({key: getattr(report, key) for key in kept}, indent=2))
+        click.echo(json.dumps(report.to_json(), indent=2))
         return
     for key in ("added", "changed", "unchanged", "removed"):
         subjects = getattr(report, key)
         click.echo(f"{key:>9}: {len(subjects)}{_some(subjects)}")
-    _print_quarantined(report.quarantined)
+    _print_unusable(report)
+
+
+@main.command()
+@source_and_store
+@click.option("--subject", "subjects", multiple=True, metavar="KEY", help="Only this one; may be given again.")
+@click.option("--yes", is_flag=True, help="Remove them; without it they are only listed.")
+@click.pass_obj
+def prune(home: Path | None, subjects: tuple[str, ...], yes: bool) -> None:
+    """List subjects that are gone from the source; with --yes, remove their derivatives and partitions."""
+    from kwneuro_assets.ingestion.prune import find_gone, remove_gone
+
+    with _opened(home) as (instance, settings):
+        store = _store(settings)
+        gone = find_gone(instance, settings, store, subjects)
+        free = [one for one in gone if not one.busy]
+        for one in gone:
+            held = "; a run of it waits or works, so it stays" if one.busy else ""
+            click.echo(f"{one.subject}: {len(one.derivatives)} derivatives{held}")
+        if not gone:
+            click.echo(f"every subject is still in {settings.source.url}")
+        elif yes:
+            remove_gone(instance, settings, store, free)
+            click.echo(f"removed {len(free)} subjects with {sum(len(one.derivatives) for one in free)} derivatives")
+        else:
+            click.echo(f"{len(free)} subjects can be removed from {settings.store.url} and from the partitions: --yes")
+    if yes and len(free) < len(gone):
+        sys.exit(FAILED)
 
 
 @main.command()
@@ -87,7 +112,6 @@ def ingest(home: Path | None, as_json: bool) -> None:
 def run(home: Path | None, subjects: tuple[str, ...], selection: str | None, stale: bool, force: bool) -> None:
     """Ingest, then make what is not there or not fresh, here and now, without the UI."""
     from kwneuro_assets.console import RunConsole, console, print_results
-    from kwneuro_assets.ingestion.ingest import ingest as look
     from kwneuro_assets.running import subjects_to_update, update_subject
     from kwneuro_assets.selection import select
 
@@ -95,9 +119,10 @@ def run(home: Path | None, subjects: tuple[str, ...], selection: str | None, sta
         raise click.UsageError("--stale and --force exclude each other: force makes again what is fresh.")
     with _opened(home) as (instance, settings):
         assets = select(settings, selection)
-        report = look(instance, settings, only=subjects or None)
-        _print_quarantined(report.quarantined)
-        unknown = [key for key in subjects if key not in report.usable and key not in report.quarantined]
+        report = _look(instance, settings, subjects)
+        _print_unusable(report)
+        unusable = {**report.quarantined, **report.arriving}
+        unknown = [key for key in subjects if key not in report.usable and key not in unusable]
         for key in unknown:
             click.echo(f"{key}: not in the source {settings.source.url}", err=True)
         wanted = subjects_to_update(instance, settings, report.usable, assets) if stale else report.usable
@@ -114,7 +139,7 @@ def run(home: Path | None, subjects: tuple[str, ...], selection: str | None, sta
     elif report.usable:
         console.print(f"nothing to do: all of {len(report.usable)} subjects is fresh", soft_wrap=True)
     whole = report.usable and all(result.is_there for result in results)
-    if not whole or report.quarantined or unknown:
+    if not whole or unusable or unknown:
         sys.exit(FAILED)
 
 
@@ -130,22 +155,30 @@ def run(home: Path | None, subjects: tuple[str, ...], selection: str | None, sta
 def status(home: Path | None, subjects: tuple[str, ...], why: bool, as_json: bool, fail_if_stale: bool) -> None:
     """Show what is missing, fresh or stale, by subject and asset."""
     from kwneuro_assets.assets import DERIVATIVES
-    from kwneuro_assets.console import print_status
+    from kwneuro_assets.console import print_set_aside, print_status
+    from kwneuro_assets.ingestion.ledger import set_aside
     from kwneuro_assets.ingestion.source import source_names
     from kwneuro_assets.subjects import PARTITIONS
     from kwneuro_assets.versioning.cohort import cohort_status
+    from kwneuro_assets.versioning.records import SCAN
 
     with _opened(home) as (instance, settings):
         known = sorted(instance.get_dynamic_partitions(PARTITIONS))
-        unknown = set(subjects) - set(known)
+        aside = {key: one for key, one in set_aside(instance, settings).items() if not subjects or key in subjects}
+        unknown = set(subjects) - {*known, *aside}
         if unknown:
             raise click.ClickException(f"no such subject: {', '.join(sorted(unknown))}. `ingest` adds new ones.")
-        states = cohort_status(instance, settings, DERIVATIVES, source_names(settings), subjects or known)
+        states = cohort_status(
+            instance, settings, DERIVATIVES, source_names(settings), [key for key in subjects or known if key in known]
+        )
     if as_json:
         tree = {key: {name: one.to_json() for name, one in row.items()} for key, row in states.items()}
+        for key, one in aside.items():
+            tree.setdefault(key, {})[SCAN] = one.to_json()
         click.echo(json.dumps(tree, indent=2))
     else:
         print_status(states, why, by_row=bool(subjects))
+        print_set_aside(aside)
     if fail_if_stale and not all(one.settled for row in states.values() for one in row.values()):
         sys.exit(UNSETTLED)
 
@@ -352,9 +385,27 @@ def _keys(subjects: tuple[str, ...]) -> list[SubjectKey]:
     return [SubjectKey.parse(key) for key in subjects]
 
 
-def _print_quarantined(quarantined: dict[str, str]) -> None:
-    for key, reason in quarantined.items():
-        click.echo(f"{key}: cannot be used: {reason}", err=True)
+def _look(instance: DagsterInstance, settings: PipelineSettings, subjects: tuple[str, ...] = ()) -> IngestReport:
+    """One whole look at the source; what is waited for is told on stderr."""
+    from kwneuro_assets.ingestion.ingest import ingest
+    from kwneuro_assets.ingestion.scanner import convert_dicom
+
+    for told in convert_dicom(settings):
+        click.echo(told, err=True)
+    return ingest(instance, settings, subjects or None, tell=lambda sentence: click.echo(sentence, err=True))
+
+
+def _print_unusable(report: IngestReport) -> None:
+    for key, reason in {**report.quarantined, **report.arriving}.items():
+        click.echo(f"{_shown(key)}: cannot be used: {reason}", err=True)
+    for key, told in report.warnings.items():
+        for warning in told:
+            click.echo(f"{key}: warning: {warning}", err=True)
+
+
+def _shown(name: str) -> str:
+    """The name of a folder, which may be no word at all."""
+    return name if name.isprintable() else repr(name)
 
 
 def _some(subjects: list[str], most: int = 5) -> str:

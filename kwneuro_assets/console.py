@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from kwneuro_assets.ingestion.ledger import Seen
 from kwneuro_assets.running import Result
 from kwneuro_assets.versioning.cohort import CohortStatus, counted
 
@@ -163,6 +164,19 @@ def print_status(states: CohortStatus, why: bool, by_row: bool = False) -> None:
     for (name, state, reason), alike in reasons.items():
         who = alike[0] if len(alike) == 1 else f"{len(alike)} subjects (such as {alike[0]})"
         console.print(f"{who} {name}: {state}: {reason}", soft_wrap=True, markup=False)
+
+
+def print_set_aside(aside: Mapping[str, Seen]) -> None:
+    """The subjects that are left alone, the newest first, with the reason of each."""
+    for mark in ("quarantined", "removed"):
+        listed = sorted((key for key, one in aside.items() if one.mark == mark), key=lambda key: -aside[key].since)
+        if listed:
+            console.print(f"\n{len(listed)} {mark}", style="yellow")
+        for key in listed[:MANY_SUBJECTS]:
+            shown = key if key.isprintable() else repr(key)
+            console.print(f"{shown}: {aside[key].sentence}", soft_wrap=True, markup=False)
+        if len(listed) > MANY_SUBJECTS:
+            console.print(f"and {len(listed) - MANY_SUBJECTS} more (all with --json)")
 
 
 def print_differences(found: Mapping[str, Sequence[str]]) -> None:

@@ -25,7 +25,7 @@ from dagster._core.run_coordinator.queued_run_coordinator import QueuedRunCoordi
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
-from dagster._core.storage.runs.schema import RunsTable
+from dagster._core.storage.runs.schema import KeyValueStoreTable, RunsTable
 from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 from dagster._core.utils import make_new_backfill_id
 from dagster._serdes import ConfigurableClassData, deserialize_value
@@ -193,10 +193,7 @@ def unfinished_runs(instance: DagsterInstance) -> dict[str, DagsterRunStatus]:
 
 
 def _statuses(instance: DagsterInstance, which: Any) -> dict[str, DagsterRunStatus]:
-    storage = instance.run_storage
-    if not isinstance(storage, SqlRunStorage):
-        raise _not_in_sql(storage)
-    with storage.connect() as connection:
+    with _run_storage(instance).connect() as connection:
         rows = connection.execute(sql.select(RunsTable.c.run_id, RunsTable.c.status).where(which))
         return {run_id: DagsterRunStatus(status) for run_id, status in rows}
 
@@ -328,6 +325,62 @@ def add_backfill(
     )
     instance.add_backfill(backfill)
     return backfill.backfill_id
+
+
+_notes = KeyValueStoreTable.c
+
+
+def read_notes(instance: DagsterInstance, prefix: str) -> dict[str, str]:
+    """The texts that the instance keeps under keys that begin with `prefix`, where daemons keep their cursors."""
+    query = sql.select(_notes.key, _notes.value).where(_notes.key.startswith(prefix, autoescape=True))
+    with _run_storage(instance).connect() as connection:
+        return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def write_notes(instance: DagsterInstance, notes: Mapping[str, str | None]) -> None:
+    """Keep these texts under their keys, in place of what was there; None removes. Of one writer at a time."""
+    kept = [{"key": key, "value": value} for key, value in notes.items() if value is not None]
+    with _run_storage(instance).connect() as connection:
+        for chosen in _chunks(notes):
+            connection.execute(KeyValueStoreTable.delete().where(_notes.key.in_(chosen)))
+        for rows in _chunks(kept):
+            connection.execute(KeyValueStoreTable.insert(), rows)
+
+
+def take_turn(instance: DagsterInstance, name: str, holder: str, seconds: float) -> bool:
+    """Whether `holder` has the turn of this name from now on for some seconds, if it does not take it again before.
+
+    One at a time has it, in whatever process; `give_up_turn` ends it sooner.
+    """
+    now = time.time()
+    mine = f"{now + seconds} {holder}"
+    with _run_storage(instance).connect() as connection:
+        there = connection.execute(sql.select(_notes.value).where(_notes.key == name)).scalar()
+        if there is not None:
+            until, _, other = there.partition(" ")
+            if other != holder and float(until) > now:
+                return False
+            unchanged = (_notes.key == name) & (_notes.value == there)
+            return bool(connection.execute(KeyValueStoreTable.update().where(unchanged).values(value=mine)).rowcount)
+    try:
+        with _run_storage(instance).connect() as connection:
+            connection.execute(KeyValueStoreTable.insert().values(key=name, value=mine))
+    except sql.exc.IntegrityError:  # another was quicker
+        return False
+    return True
+
+
+def give_up_turn(instance: DagsterInstance, name: str, holder: str) -> None:
+    with _run_storage(instance).connect() as connection:
+        own = (_notes.key == name) & _notes.value.endswith(f" {holder}", autoescape=True)
+        connection.execute(KeyValueStoreTable.delete().where(own))
+
+
+def _run_storage(instance: DagsterInstance) -> SqlRunStorage:
+    storage = instance.run_storage
+    if not isinstance(storage, SqlRunStorage):
+        raise _not_in_sql(storage)
+    return storage
 
 
 def _event_log(instance: DagsterInstance) -> Any:

@@ -7,6 +7,8 @@ from dagster import Definitions, definitions, in_process_executor
 from kwneuro_assets.assets import DERIVATIVES
 from kwneuro_assets.assets.progress import LoggedProgress, ProgressReporter
 from kwneuro_assets.automation import automation_sensor, jobs
+from kwneuro_assets.ingestion.quarantine import quarantine_check
+from kwneuro_assets.ingestion.sensor import ingestion_sensor, reconcile_schedule, reconcile_source
 from kwneuro_assets.ingestion.source import SourceIOManager, source_assets
 from kwneuro_assets.settings import PipelineSettings, load_settings
 from kwneuro_assets.storage.io_manager import DerivativeIOManager
@@ -28,8 +30,10 @@ def build(settings: PipelineSettings, progress: ProgressReporter | None = None) 
             "progress": progress or LoggedProgress(),
             "weights": NetworkWeights(folder=settings.weights.folder),
         },
-        sensors=[automation_sensor(settings)],
-        jobs=jobs(),
+        asset_checks=[quarantine_check()],
+        sensors=[ingestion_sensor(settings), automation_sensor(settings)],
+        schedules=[reconcile_schedule(settings)],
+        jobs=[*jobs(), reconcile_source],
         # One process per subject: a process for each step would pay its imports again, and read again what
         # the step before has in memory. Parallelism is over subjects, by the run queue.
         executor=in_process_executor,

@@ -22,7 +22,7 @@ from dagster import (
 from kwneuro_assets.storage.names import NAMES
 
 PROCESS_TAG = ".dagster/kwneuro_process"  # so begin the tags that the UI does not show
-ASKING_STEP = "ask_for_what_is_stale"  # the one step of ours that makes no derivative
+ASKING_STEP, LOOKING_STEP = "ask_for_what_is_stale", "look_at_everything"  # the steps of ours that make no derivative
 BEGIN_SECONDS = 600  # in which a run that has started begins its first step: a second, on a machine that is not stuck
 _UNFINISHED = [
     DagsterRunStatus.NOT_STARTED,
@@ -84,7 +84,7 @@ def _never_began(instance: DagsterInstance, record: RunRecord) -> bool:
     if not started or time.time() - (record.start_time or 0) < BEGIN_SECONDS or not run.execution_plan_snapshot_id:
         return False
     plan = instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
-    return {*NAMES, ASKING_STEP}.issuperset(plan.step_keys_to_execute)
+    return {*NAMES, ASKING_STEP, LOOKING_STEP}.issuperset(plan.step_keys_to_execute)
 
 
 @functools.cache

@@ -14,14 +14,18 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from kwneuro_assets.errors import ActionableError
 from kwneuro_assets.storage.location import refuse_credentials
 
 ENVIRONMENT_PREFIX = "KWNEURO_"
 _URL_VARIABLES = {"KWNEURO_SOURCE": "source", "KWNEURO_STORE": "store"}
-_KINDS = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
+_KINDS = {
+    "integer": "whole number", "number": "number", "string": "text", "boolean": "true or false",
+    "object": "pattern: text",
+}  # fmt: skip
 
 
 class SettingsError(ActionableError, ValueError):
@@ -41,12 +45,30 @@ class SourceSettings(Section):
         description="Folder or URL (s3://bucket/prefix) of the BIDS dataset that is read, never written.",
     )
     anonymous: bool = Field(False, description="Read S3 without credentials, as public datasets ask for.")
+    layout: str = Field(
+        "bids",
+        description="bids, or for a dataset of other names the pattern of its images below the folder, such as "
+        "{subject}/dwi.nii.gz or {subject}/{session}/*.nii.gz; the tables lie beside each image.",
+    )
     select: str | None = Field(
         None,
         description="Pattern of image names that count (*dir-AP*); needed where series of several kinds lie together.",
     )
+    acq: str | None = Field(None, description="Only images with one of these acq labels, comma-separated.")
+    dir: str | None = Field(None, description="Only images with one of these dir labels, comma-separated.")
+    run: str | None = Field(None, description="Only images with one of these run numbers, comma-separated.")
     subsample: int = Field(1, ge=1, le=16, description="Keep every n-th voxel along each axis: a quick try.")
     b0_threshold: float = Field(50, ge=0, le=200, description="Volumes with b at or below it, s/mm^2, count as b=0.")
+
+    @field_validator("layout")
+    @classmethod
+    def _is_bids_or_a_pattern(cls, layout: str) -> str:
+        once = layout.count("{subject}") == 1 and layout.count("{session}") <= 1
+        if layout != "bids" and not (once and layout.endswith((".nii", ".nii.gz"))):
+            raise PydanticCustomError(
+                "layout", "expected bids, or a pattern with {subject} once that ends in .nii or .nii.gz"
+            )
+        return layout
 
 
 class StoreSettings(Section):
@@ -135,6 +157,56 @@ class TractSettings(TractMaskSettings, TractEndingSettings, TractOrientationSett
     pass
 
 
+class IngestionSettings(Section):
+    interval_seconds: int = Field(30, ge=5, le=86400, description="From one look at the source to the next.")
+    settle_seconds: float = Field(
+        30, ge=0, le=86400, description="Files that changed within this time are still being copied, and wait."
+    )
+    tick_seconds: float = Field(
+        25, ge=1, le=35, description="Time that one look of the sensor takes at most; the next goes on from there."
+    )
+    reconcile_cron: str = Field(
+        "0 3 * * *", description="When the schedule looks at everything anew (cron, UTC by default)."
+    )
+    reconcile_timezone: str = Field("UTC", description="The time zone of that schedule, such as Europe/Berlin.")
+    reconcile_contents: bool = Field(
+        True,
+        description="Whether that look reads every file again; false: only those whose size, date or ETag changed.",
+    )
+
+
+class DicomSettings(Section):
+    folder: str | None = Field(
+        None,
+        description="Folder of DICOM series that are converted into the source dataset; read, never written.",
+    )
+    subject: str = Field(
+        "{PatientID}", description="The subject's label, made of DICOM fields; only its letters and digits are kept."
+    )
+    session: str | None = Field(None, description="The session's label in the same way, such as {StudyDate}.")
+    series: dict[str, str] = Field(
+        {"*": ""},
+        description="Which series are taken, and the BIDS entities of their names (acq-98dir_dir-AP), by pattern of "
+        "their SeriesDescription; the first that fits counts.",
+    )
+
+
+class CheckSettings(Section):
+    minimum_directions: int = Field(
+        6, ge=0, le=1000, description="Fewer distinct gradient directions in all shells put a subject into quarantine."
+    )
+    minimum_b0: int = Field(1, ge=1, le=100, description="Fewer volumes of b=0 put a subject into quarantine.")
+    minimum_voxel_mm: float = Field(
+        0.05, gt=0, le=10, description="A smaller voxel edge, mm, puts a subject into quarantine."
+    )
+    maximum_voxel_mm: float = Field(
+        10, ge=0.1, le=100, description="A larger voxel edge, mm, puts a subject into quarantine."
+    )
+    gradients: bool = Field(
+        True, description="Whether flipped or swapped axes of the b-vectors are looked for in the images (a warning)."
+    )
+
+
 class AutomationSettings(Section):
     mode: Literal["data", "all", "off"] = Field(
         "data",
@@ -169,6 +241,9 @@ class PipelineSettings(Section):
     noddi: NoddiSettings = NoddiSettings()
     csd: CsdSettings = CsdSettings()
     tracts: TractSettings = TractSettings()
+    checks: CheckSettings = CheckSettings()
+    ingestion: IngestionSettings = IngestionSettings()
+    dicom: DicomSettings = DicomSettings()
     automation: AutomationSettings = AutomationSettings()
     weights: WeightSettings = WeightSettings()
 

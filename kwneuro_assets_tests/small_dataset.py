@@ -170,12 +170,13 @@ def write_dataset(root: Path, keys: Sequence[str] = ("sub-01",)) -> Path:
 
 
 def small_settings(source: Path, store: Path, /, **sections: dict[str, object]) -> PipelineSettings:
-    """Settings for such a dataset: its own masks, no denoising; `sections` come on top."""
+    """Settings for such a dataset: its own masks, no denoising, no wait for files; `sections` come on top."""
     tree: dict[str, dict[str, object]] = {
         "source": {"url": str(source)},
         "store": {"url": str(store)},
         "denoising": {"method": "none"},
         "brain_mask": {"method": "provided"},
+        "ingestion": {"settle_seconds": 0},
     }
     for name, keys in sections.items():
         tree[name] = {**tree.get(name, {}), **keys}

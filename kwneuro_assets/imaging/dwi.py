@@ -41,15 +41,8 @@ class Dwi:
                 found=f"{len(self.gradients)}",
                 remedy="The image and its bval and bvec files do not belong together.",
             )
-        if not self.gradients.b0_mask.any():
-            raise InvalidData(
-                "b-values",
-                expected=f"at least one volume with b <= {self.gradients.b0_threshold:g} s/mm^2",
-                found=f"the lowest at {self.gradients.bvals.min():g}",
-                remedy="Raise source.b0_threshold if that one is meant as b=0.",
-            )
-        if not self.volume.array.any():
-            raise InvalidData("image", expected="a signal somewhere", found="zero in every voxel")
+        self.gradients.require_b0()
+        require_signal(bool(self.volume.array.any()))
 
     @property
     def array(self) -> NDArray[np.float32]:
@@ -85,3 +78,9 @@ class Dwi:
         for index in chosen:
             mean += self.array[..., index]
         return Volume((mean / chosen.size).astype(np.float32), self.affine)
+
+
+def require_signal(is_there: bool) -> None:
+    """Raises InvalidData for an image that is zero everywhere."""
+    if not is_there:
+        raise InvalidData("image", expected="a signal somewhere", found="zero in every voxel")

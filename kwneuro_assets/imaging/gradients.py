@@ -71,6 +71,18 @@ class GradientTable:
         """(n,) True where a volume counts as b=0."""
         return self.bvals <= self.b0_threshold
 
+    def require_b0(self, least: int = 1) -> None:
+        """Raises InvalidData where fewer volumes than that count as b=0."""
+        count = int(self.b0_mask.sum())
+        if count < least:
+            raise InvalidData(
+                "b-values",
+                expected=f"at least {'one volume' if least == 1 else f'{least} volumes'} "
+                f"with b <= {self.b0_threshold:g} s/mm^2",
+                found=f"{count}, the lowest at {self.bvals.min():g}",
+                remedy="Raise source.b0_threshold if that one is meant as b=0.",
+            )
+
     def shells(self) -> tuple[Shell, ...]:
         """The shells besides b=0, by rising b-value: b-values within 100 s/mm^2 of the running mean are one."""
         weighted = np.flatnonzero(~self.b0_mask)

@@ -75,6 +75,11 @@ class Volume:
         return Volume(np.asfortranarray(self.array[::step, ::step, ::step]), affine, self.names)
 
 
+def without_voxels(shape: tuple[int, ...], affine: ArrayLike) -> Volume:
+    """A volume of zeros that takes no memory, whatever size a header tells. Raises InvalidData as Volume does."""
+    return Volume(np.broadcast_to(np.uint8(0), shape), np.asarray(affine))
+
+
 def require_same_grid(volume: Volume, reference: Volume, what: str, reference_name: str) -> None:
     """Raises InvalidData when `volume` does not lie on the grid of `reference`."""
     if not volume.same_grid(reference):
@@ -131,6 +136,25 @@ def checked_affine(affine: ArrayLike) -> NDArray[np.float64]:
     return matrix
 
 
+def not_finite(values: NDArray[Any]) -> int:
+    """How many of the values are NaN or infinite."""
+    # A minimum and a maximum are finite only where all is, and need no temporary of the image's size.
+    if np.isfinite(values.min()) and np.isfinite(values.max()):
+        return 0
+    return int(values.size - np.count_nonzero(np.isfinite(values)))
+
+
+def require_finite(bad: int, size: int) -> None:
+    """Raises InvalidData where `bad` of an image's `size` voxel values are not finite."""
+    if bad:
+        raise InvalidData(
+            "voxel values",
+            expected="finite numbers",
+            found=f"{bad} NaN or infinite of {size}",
+            remedy="Repair or replace the image.",
+        )
+
+
 def _checked_array(array: ArrayLike) -> NDArray[Any]:
     values = np.asarray(array)
     if not 3 <= values.ndim <= 5 or 0 in values.shape:
@@ -142,15 +166,7 @@ def _checked_array(array: ArrayLike) -> NDArray[Any]:
             raise InvalidData("image", expected="real numbers", found=f"dtype {values.dtype}")
         with np.errstate(over="ignore"):  # what overflows float32 is infinite and refused just below
             values = values.astype(np.float32, copy=False)
-        # A minimum and a maximum are finite only where all is, and need no temporary of the image's size.
-        if not (np.isfinite(values.min()) and np.isfinite(values.max())):
-            bad = int(values.size - np.count_nonzero(np.isfinite(values)))
-            raise InvalidData(
-                "voxel values",
-                expected="finite numbers",
-                found=f"{bad} NaN or infinite of {values.size}",
-                remedy="Repair or replace the image.",
-            )
+        require_finite(not_finite(values), values.size)
     view = values.view()
     view.setflags(write=False)
     return view

@@ -7,21 +7,23 @@ which gave the value: no change in between can part the two.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 from upath import UPath
 
+from kwneuro_assets.derivations.gradient_check import GradientCheck, Verdict
 from kwneuro_assets.imaging import Dwi, GradientTable, InvalidData, Volume
+from kwneuro_assets.imaging.dwi import require_signal
 from kwneuro_assets.imaging.errors import located
 from kwneuro_assets.imaging.gradients import parse_bvals, parse_bvecs
-from kwneuro_assets.imaging.volume import binary_mask, require_same_grid
-from kwneuro_assets.ingestion.dataset import Series, SourceDataset
+from kwneuro_assets.imaging.volume import binary_mask, not_finite, require_finite, require_same_grid, without_voxels
+from kwneuro_assets.ingestion.dataset import Run, Series, SourceDataset
 from kwneuro_assets.storage.files import Digest, Opened, digested, drain, opened, read_bytes
-from kwneuro_assets.storage.nifti import decode_grid, decode_nifti
+from kwneuro_assets.storage.nifti import decode_nifti, streamed_nifti
 from kwneuro_assets.versioning.content import text_version
 
 
@@ -31,7 +33,24 @@ def read_dwi(dataset: SourceDataset, series: Series) -> tuple[Dwi, str]:
     Raises InvalidData, naming the file, for an image or a table that cannot be trusted, and for runs whose
     grids differ; StorageError for a place that cannot be read.
     """
-    volumes, table, version = _read_runs(dataset, series, voxels=True)
+    texts = _texts(series)
+    volumes: list[Volume] = []
+    tables: list[GradientTable] = []
+    sha256: list[str] = []
+    grid: Volume | None = None
+    for run in series.runs:
+        with _digested_image(run.image) as (file, digest):
+            volume = decode_nifti(file)
+            # Of the whole image: its voxels are subsampled below.
+            grid = grid or without_voxels(volume.grid, volume.affine)
+            with located(run.image):
+                require_same_grid(volume, grid, "this run", series.runs[0].image.name)
+            tables.append(_table_of(volume.shape, run, texts, dataset.settings.b0_threshold))
+            drain(file)
+            sha256.append(digest.close())
+        volumes.append(volume.subsampled(dataset.settings.subsample))
+    version = _version(dataset, series, texts, sha256)
+    table = _joined(tables, dataset.settings.b0_threshold)
     first = volumes[0]
     if len(volumes) > 1:
         joined = np.asfortranarray(np.concatenate([volume.array for volume in volumes], axis=3))
@@ -40,13 +59,36 @@ def read_dwi(dataset: SourceDataset, series: Series) -> tuple[Dwi, str]:
         return Dwi(first, table, interpolated=series.interpolated), version
 
 
-def look_at_dwi(dataset: SourceDataset, series: Series) -> tuple[Volume, str]:
-    """The grid of a series, with no voxels, and the data version that `read_dwi` gives.
+@dataclass(frozen=True)
+class DwiLook:
+    """What a look at a series tells: its grid (with no voxels), its table (FSL frame), the data version that
+    `read_dwi` gives, whether all headers say where their axes point, and where that was asked what each image says of
+    its b-vectors, by the path of these."""
 
-    Headers and tables are checked as there, voxels are not. Raises as `read_dwi` does.
+    grid: Volume
+    gradients: GradientTable
+    version: str
+    is_oriented: bool
+    verdicts: Mapping[UPath, Verdict] = field(default_factory=dict)
+
+
+def look_at_dwi(dataset: SourceDataset, series: Series, *, check_gradients: bool = False) -> DwiLook:
+    """Read a series from its first byte to its last without keeping its voxels, and check all that `read_dwi` checks.
+
+    Raises as `read_dwi` does.
     """
-    volumes, _, version = _read_runs(dataset, series, voxels=False)
-    return volumes[0], version
+    texts = _texts(series)
+    looks = [_look_at_run(dataset, run, texts, check_gradients) for run in series.runs]
+    for look in looks:
+        with located(look.run.image):
+            require_same_grid(look.grid, looks[0].grid, "this run", series.runs[0].image.name)
+    table = _joined([look.table for look in looks], dataset.settings.b0_threshold)
+    with located(", ".join(str(run.image) for run in series.runs)):
+        table.require_b0()
+        require_signal(any(look.has_signal for look in looks))
+    version = _version(dataset, series, texts, [look.sha256 for look in looks])
+    verdicts = {look.run.bvec: look.verdict for look in looks if look.verdict}
+    return DwiLook(looks[0].grid, table, version, all(look.is_oriented for look in looks), verdicts)
 
 
 def read_mask(dataset: SourceDataset, path: UPath) -> tuple[Volume, str]:
@@ -54,19 +96,17 @@ def read_mask(dataset: SourceDataset, path: UPath) -> tuple[Volume, str]:
 
     Raises InvalidData, naming the file; StorageError for a place that cannot be read.
     """
-    volume, version = _read_mask(dataset, path, voxels=True)
-    if volume.array.ndim == 4 and volume.shape[3] == 1:  # some tools keep the axis of the series
-        volume = Volume(volume.array[..., 0], volume.affine)
+    volume, version = _read_mask(path, dataset.settings.subsample)
     with located(path):
         return binary_mask(volume.subsampled(dataset.settings.subsample), "brain mask"), version
 
 
 def look_at_mask(dataset: SourceDataset, path: UPath) -> tuple[Volume, str]:
-    """The grid of a provided brain mask, with no voxels, and the data version that `read_mask` gives.
-
-    Raises as `read_mask` does.
-    """
-    return _read_mask(dataset, path, voxels=False)
+    """A provided brain mask as it lies there, and the data version that `read_mask` gives. Raises as that does."""
+    volume, version = _read_mask(path, dataset.settings.subsample)
+    with located(path):
+        binary_mask(volume.subsampled(dataset.settings.subsample), "brain mask")
+    return volume, version
 
 
 @dataclass(frozen=True)
@@ -86,43 +126,70 @@ class _TextFile:
             raise InvalidData("text file", expected="numbers in ASCII", found="other bytes").at(self.path) from None
 
 
-def _read_runs(dataset: SourceDataset, series: Series, *, voxels: bool) -> tuple[list[Volume], GradientTable, str]:
-    """The image of each run, the b-values and b-vectors of all (FSL frame), and the data version of `dwi`."""
-    settings = dataset.settings
-    # Once each: runs may share a table that lies above them.
-    texts = {path: _read_text(path) for run in series.runs for path in (run.bval, run.bvec)}
-    volumes: list[Volume] = []
-    tables: list[GradientTable] = []
-    sha256: list[str] = []
-    grid: Volume | None = None
-    for run in series.runs:
-        bval, bvec = texts[run.bval], texts[run.bvec]
-        with _digested_image(run.image) as (file, digest):
-            volume = _decode(file, voxels)
-            # Of the whole image: its voxels are subsampled below.
-            grid = grid or _without_voxels(volume.grid, volume.affine)
-            with located(run.image):
-                require_same_grid(volume, grid, "this run", series.runs[0].image.name)
-            tables.append(_table_of(volume.shape, run.image, bval, bvec, settings.b0_threshold))
-            drain(file)
-            sha256 += [digest.close(), bval.sha256, bvec.sha256]
-        volumes.append(volume.subsampled(settings.subsample) if voxels else volume)
-    version = text_version(
+@dataclass(frozen=True)
+class _RunLook:
+    run: Run
+    grid: Volume
+    table: GradientTable
+    is_oriented: bool
+    has_signal: bool
+    sha256: str
+    verdict: Verdict | None
+
+
+_Texts = Mapping[UPath, _TextFile]
+
+
+def _texts(series: Series) -> _Texts:
+    """The tables of all runs, once each: runs may share one that lies above them."""
+    return {path: _read_text(path) for run in series.runs for path in (run.bval, run.bvec)}
+
+
+def _version(dataset: SourceDataset, series: Series, texts: _Texts, images: list[str]) -> str:
+    """The data version of `dwi`, of the sha256 of each run's image and of what else is read."""
+    files = [
+        digest
+        for run, image in zip(series.runs, images, strict=True)
+        for digest in (image, texts[run.bval].sha256, texts[run.bvec].sha256)
+    ]
+    return text_version(
         {
-            "files": sha256,
+            "files": files,
             "interpolated": series.interpolated,
-            "subsample": settings.subsample,
-            "b0_threshold": settings.b0_threshold,
+            "subsample": dataset.settings.subsample,
+            "b0_threshold": dataset.settings.b0_threshold,
         }
     )
-    return volumes, _joined(tables, settings.b0_threshold), version
 
 
-def _read_mask(dataset: SourceDataset, path: UPath, *, voxels: bool) -> tuple[Volume, str]:
-    with _digested_image(path) as (file, digest):
-        volume = _decode(file, voxels)
+def _look_at_run(dataset: SourceDataset, run: Run, texts: _Texts, check_gradients: bool) -> _RunLook:
+    with _digested_image(run.image) as (file, digest):
+        with streamed_nifti(file) as image:
+            table = _table_of(image.shape, run, texts, dataset.settings.b0_threshold)
+            with located(run.image):
+                grid = without_voxels(image.shape[:3], image.affine)
+            check = GradientCheck(table, grid.grid, grid.affine) if check_gradients else None
+            bad, has_signal = 0, False
+            for index, volume in enumerate(image.volumes):
+                bad += not_finite(volume)
+                has_signal = has_signal or bool(volume.any())
+                if check and not bad:
+                    check.add(index, volume)
+        with located(run.image):
+            require_finite(bad, math.prod(image.shape))
         drain(file)
-        return volume, text_version({"file": digest.close(), "subsample": dataset.settings.subsample})
+        verdict = check.verdict() if check else None
+        return _RunLook(run, grid, table, image.is_oriented, has_signal, digest.close(), verdict)
+
+
+def _read_mask(path: UPath, subsample: int) -> tuple[Volume, str]:
+    with _digested_image(path) as (file, digest):
+        volume = decode_nifti(file)
+        drain(file)
+        version = text_version({"file": digest.close(), "subsample": subsample})
+    if volume.array.ndim == 4 and volume.shape[3] == 1:  # some tools keep the axis of the series
+        volume = Volume(volume.array[..., 0], volume.affine)
+    return volume, version
 
 
 @contextmanager
@@ -147,21 +214,9 @@ def _readable(path: UPath, what: str, expected: str) -> Iterator[None]:
         raise InvalidData(what, expected=expected, found=found).at(path) from None
 
 
-def _decode(file: Opened, voxels: bool) -> Volume:
-    if voxels:
-        return decode_nifti(file)
-    shape, affine = decode_grid(file)
-    with located(file.where):
-        return _without_voxels(shape, affine)
-
-
-def _without_voxels(shape: tuple[int, ...], affine: NDArray[np.float64]) -> Volume:
-    """A volume of zeros that takes no memory, whatever size a header tells."""
-    return Volume(np.broadcast_to(np.uint8(0), shape), affine)
-
-
-def _table_of(shape: tuple[int, ...], image: UPath, bval: _TextFile, bvec: _TextFile, b0: float) -> GradientTable:
+def _table_of(shape: tuple[int, ...], run: Run, texts: _Texts, b0: float) -> GradientTable:
     """The b-values and b-vectors of an image of this shape, FSL frame. Raises InvalidData where they do not fit."""
+    image, bval, bvec = run.image, texts[run.bval], texts[run.bvec]
     if len(shape) != 4:
         raise InvalidData("diffusion series", expected="4 dimensions", found=f"shape {shape}").at(image)
     with located(bval.path):

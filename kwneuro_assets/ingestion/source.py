@@ -20,8 +20,10 @@ from dagster import (
 from pydantic import Field
 
 from kwneuro_assets.imaging import Dwi, InvalidData, Volume
-from kwneuro_assets.ingestion.dataset import SourceDataset, SourceError
+from kwneuro_assets.ingestion.dataset import SourceDataset
+from kwneuro_assets.ingestion.plain import open_dataset
 from kwneuro_assets.ingestion.read import look_at_dwi, look_at_mask, read_dwi, read_mask
+from kwneuro_assets.ingestion.tree import SourceError
 from kwneuro_assets.settings import PipelineSettings, SourceSettings
 from kwneuro_assets.storage.deferred import loaded_or_deferred
 from kwneuro_assets.subjects import PARTITIONS, SubjectKey, subject_partitions
@@ -31,9 +33,13 @@ from kwneuro_assets.versioning.records import Recorded
 class SourceIOManager(ConfigurableIOManager):
     """Reads the source dataset in place, and only what was observed: it writes nothing."""
 
-    url: str = Field(description="Folder or URL (s3://bucket/prefix) of the BIDS dataset.")
+    url: str = Field(description="Folder or URL (s3://bucket/prefix) of the dataset.")
     anonymous: bool = Field(False, description="S3 is read without credentials.")
+    layout: str = Field("bids", description="bids, or the pattern of the images below the folder.")
     select: str | None = Field(None, description="Pattern of image names that count.")
+    acq: str | None = Field(None, description="acq labels of the images that count, comma-separated.")
+    dir: str | None = Field(None, description="dir labels of the images that count, comma-separated.")
+    run: str | None = Field(None, description="run numbers of the images that count, comma-separated.")
     subsample: int = Field(1, description="Every n-th voxel is read along each axis.")
     b0_threshold: float = Field(50, description="Volumes with b at or below it, s/mm^2, count as b=0.")
 
@@ -49,9 +55,7 @@ class SourceIOManager(ConfigurableIOManager):
     def _load(self, name: str, subject: SubjectKey, known: Recorded | None) -> Dwi | Volume:
         if known is None:
             raise SourceError(f"{name} of {subject} has not been observed. Look for it with: kwneuro-assets ingest")
-        dataset = SourceDataset(
-            SourceSettings(**{field: getattr(self, field) for field in SourceSettings.model_fields})
-        )
+        dataset = open_dataset(SourceSettings(**{field: getattr(self, field) for field in SourceSettings.model_fields}))
         value: Dwi | Volume
         if name == "dwi":
             value, version = read_dwi(dataset, dataset.series(subject))
@@ -80,7 +84,7 @@ def source_assets(settings: PipelineSettings) -> list[SourceAsset]:
 
 def _source_asset(name: str, settings: PipelineSettings) -> SourceAsset:
     def look(context: OpExecutionContext) -> DataVersionsByPartition:
-        dataset = SourceDataset(settings.source)
+        dataset = open_dataset(settings.source)
         versions: dict[str, str | DataVersion] = {}
         for key in context.instance.get_dynamic_partitions(PARTITIONS):
             try:
@@ -106,6 +110,6 @@ _DESCRIPTIONS = {
     "provided_mask": "The brain mask that comes with a subject's data, read in place from the source dataset.",
 }
 _VERSIONS: dict[str, Callable[[SourceDataset, SubjectKey], str]] = {
-    "dwi": lambda dataset, subject: look_at_dwi(dataset, dataset.series(subject))[1],
+    "dwi": lambda dataset, subject: look_at_dwi(dataset, dataset.series(subject)).version,
     "provided_mask": lambda dataset, subject: look_at_mask(dataset, dataset.mask(subject))[1],
 }

@@ -7,10 +7,11 @@ import io
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,24 @@ class Replaced(StorageError):
     """A file is by now another one than when it was opened."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What a listing tells of a file's content without reading it: where it is the same, so is the content.
+
+    `tag` is the ETag of a remote file, which follows its content; of a local one its dates. `changed` is when it was
+    last written, seconds since 1970; of a local file by the date that no program can set back; 0 where nothing is told.
+    """
+
+    size: int
+    tag: str
+    changed: float = field(compare=False)
+
+
 @dataclass(frozen=True)
 class Listing:
-    """The names in a folder, sorted; links count as what they lead to."""
+    """The names in a folder, sorted, and the stamps of its files; links count as what they lead to."""
 
-    files: tuple[str, ...] = ()
+    files: Mapping[str, Stamp] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
 
 
@@ -215,14 +229,17 @@ class _RangeStream(io.RawIOBase):
 
 
 def _local_listing(folder: Path) -> Listing:
+    files, folders = dict[str, Stamp](), list[str]()
     try:
         with os.scandir(folder) as entries:
-            found = sorted((entry.name, _is_folder(entry)) for entry in entries)
+            for entry in sorted(entries, key=lambda one: one.name):
+                if _is_folder(entry):
+                    folders.append(entry.name)
+                else:
+                    files[entry.name] = _local_stamp(entry)
     except (FileNotFoundError, NotADirectoryError):
         return Listing()
-    return Listing(
-        tuple(name for name, is_folder in found if not is_folder), tuple(name for name, is_folder in found if is_folder)
-    )
+    return Listing(files, tuple(folders))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -232,6 +249,35 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def stamp_of(path: Path | UPath) -> Stamp:
+    """The stamp of one file, as `listing` gives it. Raises StorageError."""
+    if is_local(path):
+        return _local_stamp(Path(str(path)))
+    try:
+        return remote_stamp(patiently(path, lambda: UPath(path).fs.info(UPath(path).path)))
+    except FileNotFoundError:
+        return Stamp(0, "", 0)
+
+
+def _local_stamp(entry: os.DirEntry[str] | Path) -> Stamp:
+    try:
+        told = entry.stat()
+    except OSError:  # a link that leads nowhere, or a file that is gone since
+        return Stamp(0, "", 0)
+    return Stamp(told.st_size, f"{told.st_mtime_ns}/{told.st_ctime_ns}", told.st_ctime)
+
+
+def remote_stamp(entry: Mapping[str, Any]) -> Stamp:
+    """The stamp of a file by what fsspec, or S3 itself, tells of it."""
+    when = next((entry[key] for key in _WHEN if isinstance(entry.get(key), datetime | float)), 0)
+    changed = when.timestamp() if isinstance(when, datetime) else float(when)
+    tag = str(entry.get("ETag") or entry.get("etag") or entry.get("md5Hash") or "").strip('"')
+    return Stamp(int(entry.get("size") or entry.get("Size") or 0), tag or f"{changed}", changed)
+
+
+_WHEN = ("LastModified", "last_modified", "updated", "mtime", "created")  # as the file systems of fsspec name it
+
+
 def _remote_listing(folder: UPath) -> Listing:
     try:
         entries = patiently(folder, lambda: folder.fs.ls(folder.path, detail=True))
@@ -239,11 +285,11 @@ def _remote_listing(folder: UPath) -> Listing:
         return Listing()
     own = folder.path.rstrip("/")
     # S3 may list the folder itself: an empty object that some tools make in place of one.
-    found = sorted(
-        (entry["name"].rstrip("/").rsplit("/", 1)[-1], entry["type"] == "directory")
-        for entry in entries
-        if entry["name"].rstrip("/") != own
+    inside = [entry for entry in entries if entry["name"].rstrip("/") != own]
+    named = sorted(
+        ((entry["name"].rstrip("/").rsplit("/", 1)[-1], entry) for entry in inside), key=lambda pair: pair[0]
     )
     return Listing(
-        tuple(name for name, is_folder in found if not is_folder), tuple(name for name, is_folder in found if is_folder)
+        {name: remote_stamp(entry) for name, entry in named if entry["type"] != "directory"},
+        tuple(name for name, entry in named if entry["type"] == "directory"),
     )

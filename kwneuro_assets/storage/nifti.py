@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -91,6 +91,39 @@ def decode_grid(file: Opened) -> tuple[tuple[int, ...], NDArray[np.float64]]:
     with _named(file.where), _decompressed(file, ahead=False) as (stream, _):
         header = _read_header(stream)
         return tuple(int(size) for size in header.get_data_shape()), _world_affine(header)
+
+
+class Streamed(NamedTuple):
+    """A NIfTI file as it is read: what its header tells, and its volumes along the last axis, one after the other."""
+
+    shape: tuple[int, ...]
+    affine: NDArray[np.float64]
+    is_oriented: bool  # whether the header says where the voxel axes point; else the affine is a guess
+    volumes: Iterator[NDArray[Any]]
+
+
+@contextmanager
+def streamed_nifti(file: Opened) -> Iterator[Streamed]:
+    """The file, which is open, as a stream of volumes.
+
+    They are as `read_nifti` gives them, each in memory until the next is asked for; after the last the rest of the file
+    has been read, and what it tells of its own wholeness checked. Raises InvalidData as `read_nifti` does.
+    """
+    with _named(file.where), _decompressed(file) as (stream, most):
+        header = _read_header(stream)
+        shape = tuple(int(size) for size in header.get_data_shape())
+        is_oriented = bool(header["sform_code"] or header["qform_code"])
+        yield Streamed(shape, _world_affine(header), is_oriented, _volumes(stream, header, most))
+
+
+def _volumes(stream: io.BufferedReader, header: Any, most: int) -> Iterator[NDArray[Any]]:
+    voxels = _Voxels(stream, header, most)
+    for index in range(voxels.shape[-1]):
+        part = np.empty(voxels.shape[:-1], voxels.kept, order="F")
+        voxels.read(index, part)
+        yield part
+    while stream.read(_BUFFER):  # to the end, where gzip keeps its checksum
+        pass
 
 
 @contextmanager
@@ -198,32 +231,44 @@ def _half_a_voxel(affine: NDArray[Any]) -> float:
 
 
 def _read_voxels(stream: io.BufferedReader, header: Any, most: int, volumes: range | None) -> NDArray[Any]:
-    shape = tuple(int(size) for size in header.get_data_shape())
-    stored = header.get_data_dtype()
-    if stored.kind not in "iuf":
-        raise InvalidData("image", expected="real numbers", found=f"voxels of type {stored}")
-    whole = math.prod(shape) * stored.itemsize
-    # Before anything is allocated: a broken header may promise more than there is memory.
-    if header["vox_offset"] + whole > most:
-        raise _broken_promise(shape, whole, f"at most {most} in the whole file")
-    stream.read(max(int(header["vox_offset"]) - int(header["sizeof_hdr"]), 0))
-    scaling = _scaling(header)
-    kept = np.dtype(np.uint8) if stored == np.uint8 and scaling == _UNSCALED else np.dtype(np.float32)
-    chosen = range(shape[-1]) if volumes is None else _require_volumes(volumes, shape)
-    array = np.empty((*shape[:-1], len(chosen)), kept, order="F")
-    wanted = math.prod(shape[:-1]) * stored.itemsize
-    block = np.empty(wanted, np.uint8)
+    voxels = _Voxels(stream, header, most)
+    chosen = range(voxels.shape[-1]) if volumes is None else _require_volumes(volumes, voxels.shape)
+    array = np.empty((*voxels.shape[:-1], len(chosen)), voxels.kept, order="F")
     for index in range(chosen[-1] + 1):
-        part = array[..., chosen.index(index)] if index in chosen else None
-        # Straight into the array where its type is that of the file.
-        straight = part is not None and stored == kept and scaling == _UNSCALED
-        target = part.ravel(order="F").view(np.uint8) if straight and part is not None else block
-        count = stream.readinto(target.data)
-        if count < wanted:
-            raise _broken_promise(shape, whole, f"{index * wanted + count}")
-        if part is not None and not straight:
-            _convert(block.view(stored).reshape(part.shape, order="F"), part, scaling)
+        voxels.read(index, array[..., chosen.index(index)] if index in chosen else None)
     return array
+
+
+class _Voxels:
+    """What follows the header, read from its start, one volume along the last axis after the other."""
+
+    def __init__(self, stream: io.BufferedReader, header: Any, most: int) -> None:
+        self.shape = tuple(int(size) for size in header.get_data_shape())
+        self._stream = stream
+        self._stored = header.get_data_dtype()
+        if self._stored.kind not in "iuf":
+            raise InvalidData("image", expected="real numbers", found=f"voxels of type {self._stored}")
+        self._whole = math.prod(self.shape) * self._stored.itemsize
+        # Before anything is allocated: a broken header may promise more than there is memory.
+        if header["vox_offset"] + self._whole > most:
+            raise _broken_promise(self.shape, self._whole, f"at most {most} in the whole file")
+        stream.read(max(int(header["vox_offset"]) - int(header["sizeof_hdr"]), 0))
+        self._scaling = _scaling(header)
+        plain = self._scaling == _UNSCALED
+        self.kept = np.dtype(np.uint8) if self._stored == np.uint8 and plain else np.dtype(np.float32)
+        self._is_straight = plain and self._stored == self.kept
+        self._block = np.empty(math.prod(self.shape[:-1]) * self._stored.itemsize, np.uint8)
+
+    def read(self, index: int, part: NDArray[Any] | None) -> None:
+        """The next volume, the one of this index, into `part`, or past it."""
+        # Straight into the array where its type is that of the file.
+        straight = part is not None and self._is_straight
+        target = part.ravel(order="F").view(np.uint8) if straight and part is not None else self._block
+        count = self._stream.readinto(target.data)
+        if count < self._block.size:
+            raise _broken_promise(self.shape, self._whole, f"{index * self._block.size + count}")
+        if part is not None and not straight:
+            _convert(self._block.view(self._stored).reshape(part.shape, order="F"), part, self._scaling)
 
 
 def _convert(values: NDArray[Any], part: NDArray[Any], scaling: tuple[float, float]) -> None:

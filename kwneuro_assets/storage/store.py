@@ -161,6 +161,23 @@ class DerivativeStore:
             self._commit(stage, asset, subject, sidecar)
         return sidecar
 
+    def remove(self, asset: str, subject: SubjectKey) -> None:
+        """Remove a derivative with all its files, and the folders that are empty then. Raises StoreError."""
+        folder, name = self._folder(subject), NAMES[asset]
+        mark = name.sidecar(subject).name
+        with self._clear_errors():
+            self._require_own()
+            with staged(folder, mark, lambda file: name.owns(subject, file)) as stage:
+                stage.remove(mark)  # first: what no sidecar names is no result
+                for file in listing(folder).files:
+                    if name.owns(subject, file):
+                        stage.remove(file)
+            if is_local(folder):
+                for above in (folder, *folder.parents):
+                    if above == self.root or any(above.iterdir()):
+                        break
+                    above.rmdir()
+
     def export(self, asset: str, subject: SubjectKey, target: DerivativeStore) -> Sidecar:
         """Copy a derivative, checked on the way, to another store. Raises StoreError, and leaves no part there."""
 

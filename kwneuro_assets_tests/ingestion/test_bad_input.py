@@ -16,7 +16,7 @@ import pytest
 from dagster import DagsterInstance
 from numpy.typing import NDArray
 
-from kwneuro_assets.imaging import Dwi, MapSet, Volume
+from kwneuro_assets.imaging import Dwi, MapSet
 from kwneuro_assets.ingestion.dataset import SourceDataset
 from kwneuro_assets.ingestion.ingest import IngestReport, ingest
 from kwneuro_assets.ingestion.read import read_dwi, read_mask
@@ -52,7 +52,6 @@ class Bad:
     file: str
     expected: str
     found: str
-    stops: str = "ingest"  # or the asset that fails, where only the voxels tell
 
 
 def image(root: Path, key: str) -> Path:
@@ -170,27 +169,27 @@ BAD: dict[str, Bad] = {
     ),
     "bval not fetched": Bad(link_to_nothing(".bval"), "_dwi.bval", "one that can be read", "No such file"),
     "image not fetched": Bad(link_to_nothing(".nii.gz"), "_dwi.nii.gz", "a file that can be read", "No such file"),
-    "no b=0": Bad(without_b0, "_dwi.nii.gz", "b <= 50", "the lowest at 700", "denoised_dwi"),
+    "no b=0": Bad(without_b0, "_dwi.nii.gz", "b <= 50", "the lowest at 700"),
     "3-D image": Bad(voxels(frozen_in_time), "_dwi.nii.gz", "4 dimensions", "(8, 7, 6)"),
     "truncated in the voxels": Bad(
-        truncated(0.5), "_dwi.nii.gz", "a whole gzip stream", "broken", "denoised_dwi",
+        truncated(0.5), "_dwi.nii.gz", "a whole gzip stream", "broken",
     ),
     "truncated in the header": Bad(truncated(0.01), "_dwi.nii.gz", "a whole gzip stream", "broken"),
     "empty file": Bad(truncated(0), "_dwi.nii.gz", "a NIfTI file", "an empty file"),
     "header promises more": Bad(
-        header(DATATYPE, "2h", 64, 64), "_dwi.nii.gz", "69888 bytes of voxels", "17472", "denoised_dwi",
+        header(DATATYPE, "2h", 64, 64), "_dwi.nii.gz", "69888 bytes of voxels", "17472",
     ),
     "NaN voxel": Bad(
         voxels(lambda a: a.__setitem__((4, 3, 2, 1), np.nan)),
-        "_dwi.nii.gz", "finite numbers", "1 NaN or infinite of 8736", "denoised_dwi",
+        "_dwi.nii.gz", "finite numbers", "1 NaN or infinite of 8736",
     ),
     "infinite voxel": Bad(
         voxels(lambda a: a.__setitem__((4, 3, 2, 1), np.inf)),
-        "_dwi.nii.gz", "finite numbers", "1 NaN or infinite of 8736", "denoised_dwi",
+        "_dwi.nii.gz", "finite numbers", "1 NaN or infinite of 8736",
     ),
-    "all zero": Bad(voxels(np.zeros_like), "_dwi.nii.gz", "a signal somewhere", "zero in every voxel", "denoised_dwi"),
+    "all zero": Bad(voxels(np.zeros_like), "_dwi.nii.gz", "a signal somewhere", "zero in every voxel"),
     "overflowing slope": Bad(
-        header(SCL_SLOPE, "2f", 3e38, 0), "_dwi.nii.gz", "fit float32", "scl_slope 3e+38", "denoised_dwi",
+        header(SCL_SLOPE, "2f", 3e38, 0), "_dwi.nii.gz", "fit float32", "scl_slope 3e+38",
     ),
     "zero determinant": Bad(
         header(SFORM, "12f", *(1, 1, 0, 0), *(0, 0, 1, 0), *(0, 0, 0, 0)),
@@ -208,7 +207,7 @@ BAD: dict[str, Bad] = {
     ),
     "empty mask": Bad(
         lambda root, key: write_mask(root, key, inside=head() & False),
-        "_desc-brain_mask.nii.gz", "at least one voxel inside", "an empty mask", "brain_mask",
+        "_desc-brain_mask.nii.gz", "at least one voxel inside", "an empty mask",
     ),
     "no mask": Bad(
         lambda root, key: (dwi_folder(root, key) / f"{key}_desc-brain_mask.nii.gz").unlink(),
@@ -269,14 +268,8 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_told_in_one_sentence_with_file_expectation_and_finding(cohort: Cohort, name: str) -> None:
     bad, key = BAD[name], key_of(name)
-    if bad.stops == "ingest":
-        assert key not in cohort.report.usable
-        told = cohort.report.quarantined[key]
-    else:
-        assert key not in cohort.report.quarantined
-        result = cohort.results[key][bad.stops]
-        assert result.outcome == "failed"
-        told = result.reason
+    assert key not in cohort.report.usable
+    told = cohort.report.quarantined[key]
     assert "\n" not in told
     where, _, rest = told.partition(": ")
     assert where.startswith(str(cohort.source))
@@ -290,32 +283,12 @@ def test_bad_input_is_told_in_one_sentence_with_file_expectation_and_finding(coh
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_leaves_nothing_half_written_and_what_stood_before_whole(cohort: Cohort, name: str) -> None:
-    bad, key = BAD[name], key_of(name)
-    stops = CHEAP.index(bad.stops) if bad.stops in CHEAP else 0
-    remade = {"denoised_dwi": "desc-denoised_", "mean_b0": "desc-meanb0_"}
-    made = tuple(f"{key}_{remade[asset]}" for asset in CHEAP[:stops])
-    after = {
-        path: content for path, content in files(cohort.store.root).items()
-        if path.startswith(f"{key}/") and not (made and Path(path).name.startswith(made))
-    }  # fmt: skip
-    stood = {
-        path: content for path, content in cohort.before.items()
-        if path.startswith(f"{key}/") and not (made and Path(path).name.startswith(made))
-    }  # fmt: skip
-    assert after == stood
+    folder = f"{key_of(name)}/"
+    stood = {path: content for path, content in cohort.before.items() if path.startswith(folder)}
+    assert {path: one for path, one in files(cohort.store.root).items() if path.startswith(folder)} == stood
     assert len(stood) >= 6
-    value, _ = cohort.store.read(bad.stops if made else "denoised_dwi", SubjectKey.parse(key))
-    assert isinstance(value, Dwi | Volume)
-
-
-@pytest.mark.parametrize("name", [name for name, bad in BAD.items() if bad.stops != "ingest"])
-def test_what_follows_from_bad_input_is_skipped_and_what_does_not_is_made(cohort: Cohort, name: str) -> None:
-    stops = BAD[name].stops
-    outcomes = {asset: result.outcome for asset, result in cohort.results[key_of(name)].items()}
-    assert outcomes == {
-        asset: "failed" if asset == stops else "made" if CHEAP.index(asset) < CHEAP.index(stops) else "skipped"
-        for asset in CHEAP
-    }
+    value, _ = cohort.store.read("denoised_dwi", SubjectKey.parse(key_of(name)))
+    assert isinstance(value, Dwi)
 
 
 def test_the_good_subject_is_made_whole_beside_them(cohort: Cohort) -> None:

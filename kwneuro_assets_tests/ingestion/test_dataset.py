@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from kwneuro_assets.imaging import InvalidData
-from kwneuro_assets.ingestion import dataset as dataset_module
-from kwneuro_assets.ingestion.dataset import SourceDataset, SourceError
+from kwneuro_assets.ingestion import tree as tree_module
+from kwneuro_assets.ingestion.dataset import SourceDataset
 from kwneuro_assets.ingestion.read import look_at_dwi, read_dwi
+from kwneuro_assets.ingestion.tree import SourceError
 from kwneuro_assets.settings import SourceSettings
 from kwneuro_assets.storage import files
 from kwneuro_assets.storage.files import Listing
@@ -84,7 +85,7 @@ def test_a_folder_that_may_not_be_listed_is_refused_alone(tmp_path: Path, monkey
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return files.listing(folder)
 
-    monkeypatch.setattr(dataset_module, "listing", listing)
+    monkeypatch.setattr(tree_module, "listing", listing)
     subjects, refused = opened(tmp_path).subjects()
     assert [str(key) for key in subjects] == ["sub-02"]
     assert str(refused["sub-01"]) == (
@@ -105,7 +106,7 @@ def test_links_to_folders_and_files_are_what_they_lead_to(tmp_path: Path) -> Non
     subjects, _ = opened(annexed).subjects()
     assert subjects == [SubjectKey("01"), SubjectKey("02")]
     for subject in subjects:
-        versions = [look_at_dwi(one, one.series(subject))[1] for one in (opened(plain), opened(annexed))]
+        versions = [look_at_dwi(one, one.series(subject)).version for one in (opened(plain), opened(annexed))]
         assert versions[0] == versions[1]
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from dagster import AssetKey, AssetRecordsFilter, DagsterInstance
 
-from kwneuro_assets.ingestion import dataset as dataset_module
-from kwneuro_assets.ingestion.dataset import SourceError
+from kwneuro_assets.ingestion import tree as tree_module
 from kwneuro_assets.ingestion.ingest import IngestReport, ingest
+from kwneuro_assets.ingestion.tree import SourceError
 from kwneuro_assets.settings import PipelineSettings
 from kwneuro_assets.storage import files
 from kwneuro_assets.storage.files import Listing
@@ -191,7 +191,7 @@ def test_a_folder_that_may_not_be_listed_today_is_quarantined_and_not_gone(
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return files.listing(folder)
 
-    monkeypatch.setattr(dataset_module, "listing", listing)
+    monkeypatch.setattr(tree_module, "listing", listing)
     report = ingest(instance, settings_for(source))
     assert lists(report) == ([], [], ["sub-01"], [])
     assert list(report.quarantined) == ["sub-02"]

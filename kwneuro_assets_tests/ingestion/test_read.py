@@ -176,7 +176,7 @@ def test_the_data_version_of_a_series_is_that_of_its_files_bytes_and_of_what_dec
     told = f'{{"b0_threshold":50.0,"files":[{listed}],"interpolated":false,"subsample":3}}'
     dataset = SourceDataset(SourceSettings(url=str(tmp_path), subsample=3))
     series = dataset.series(SubjectKey("01"))
-    assert read_dwi(dataset, series)[1] == look_at_dwi(dataset, series)[1] == sha256(told.encode())
+    assert read_dwi(dataset, series)[1] == look_at_dwi(dataset, series).version == sha256(told.encode())
 
 
 def test_the_data_version_of_a_mask_is_that_of_its_bytes_and_of_the_subsampling(tmp_path: Path) -> None:
@@ -197,5 +197,5 @@ def test_bytes_behind_the_image_count_though_no_voxel_is_made_of_them(tmp_path: 
         with image.open("ab") as file:
             file.write(bytes(1000))  # zeros may follow a gzip stream
         np.testing.assert_array_equal(read(root).array, before.array)
-        longer = [look(dataset, dataset.series(SubjectKey("01")))[1] for look in (read_dwi, look_at_dwi)]
-        assert longer[0] == longer[1] != version
+        series = dataset.series(SubjectKey("01"))
+        assert read_dwi(dataset, series)[1] == look_at_dwi(dataset, series).version != version
