@@ -1,4 +1,4 @@
-"""Ticks of the automation sensor, as a code server makes them, and the runs that the daemon makes of them."""
+"""Ticks of a sensor (of automation, by default) as a code server makes them, and the runs that come of it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from kwneuro_assets.definitions import build
 from kwneuro_assets.settings import PipelineSettings, load_settings
 
 
-def tick(instance: DagsterInstance, loaded: PipelineSettings | None = None) -> SensorExecutionData:
+def tick(instance: DagsterInstance, loaded: PipelineSettings | None = None, name: str = SENSOR) -> SensorExecutionData:
     """One tick of a code location that was loaded under these settings, or just now, with all of Dagster's checks."""
     definitions = build(loaded or load_settings())
-    sensor = definitions.resolve_sensor_def(SENSOR)
+    sensor = definitions.resolve_sensor_def(name)
     opened = build_sensor_context(
-        instance=instance, instance_ref=instance.get_ref(), definitions=definitions, sensor_name=SENSOR
+        instance=instance, instance_ref=instance.get_ref(), definitions=definitions, sensor_name=name
     )
     with opened as context:
         return sensor.evaluate_tick(context)

@@ -179,6 +179,7 @@ def _votes(
 
     cell = np.floor(where * np.linalg.norm(affine[:3, :3], axis=0) / CELL).astype(np.intp)
     cell = np.ravel_multi_index(tuple(cell.T), tuple(cell.max(axis=0, initial=0) + 1))
+    cell = np.unique(cell, return_inverse=True)[1].ravel()  # those that hold a voxel, however far apart
     # Steps in mm, along the axes that the rows of a bvec file have: oblique and sheared affines included.
     steps = _STEPS @ affine[:3, :3].T @ fsl_to_world(affine)
     steps /= np.linalg.norm(steps, axis=1, keepdims=True)
