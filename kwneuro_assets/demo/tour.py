@@ -27,6 +27,8 @@ SETTINGS = """\
 # Settings of the demo; every key that is left out has its default.
 brain_mask:
   method: hd-bet-v1  # the network whose weights come with its package
+ingestion:
+  settle_seconds: 0  # the demo has written its files whole before it looks
 """
 TRACT_NETWORKS = {
     "tract_masks": "tractseg-masks",

@@ -27,7 +27,7 @@ from kwneuro_assets.ingestion.tree import SourceError
 from kwneuro_assets.settings import PipelineSettings, SourceSettings
 from kwneuro_assets.storage.deferred import loaded_or_deferred
 from kwneuro_assets.subjects import PARTITIONS, SubjectKey, subject_partitions
-from kwneuro_assets.versioning.records import Recorded
+from kwneuro_assets.versioning.records import Recorded, recorded
 
 
 class SourceIOManager(ConfigurableIOManager):
@@ -88,7 +88,10 @@ def _source_asset(name: str, settings: PipelineSettings) -> SourceAsset:
         versions: dict[str, str | DataVersion] = {}
         for key in context.instance.get_dynamic_partitions(PARTITIONS):
             try:
-                versions[key] = _VERSIONS[name](dataset, SubjectKey.parse(key))
+                version = _VERSIONS[name](dataset, SubjectKey.parse(key))
+                known = recorded(context.instance, name, key, observed=True)
+                if known is None or known.data_version != version:
+                    versions[key] = version
             except InvalidData as error:  # told, and left as it was observed before
                 context.log.warning(str(error))
         return DataVersionsByPartition(versions)
