@@ -6,6 +6,7 @@ Where one of these fails with a new version of Dagster, `kwneuro_assets/dagster_
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,11 +21,15 @@ from kwneuro_assets.dagster_internals import (
     PLANNED,
     add_backfill,
     event_texts,
+    give_up_turn,
     newest_events,
     newest_with,
+    read_notes,
     run_ends,
     run_statuses,
     steps_of_ended_runs,
+    take_turn,
+    write_notes,
 )
 from kwneuro_assets.subjects import PARTITIONS, subject_partitions
 from kwneuro_assets.versioning.history import read_history
@@ -156,3 +161,29 @@ def test_a_backfill_is_one_that_dagster_reads(instance: DagsterInstance) -> None
         AssetKey("dti"): {"sub-a", "sub-b"},
         AssetKey("noddi"): {"sub-a"},
     }
+
+
+def test_notes_are_kept_by_key_and_read_by_the_beginning_of_it(instance: DagsterInstance) -> None:
+    write_notes(instance, {"notes/a%b_/1": "one", "notes/a%b_/2": "two", "notes/axbc/3": "three"})
+    write_notes(instance, {"notes/a%b_/1": "ONE", "notes/a%b_/2": None, "notes/a%b_/4": "é"})
+    assert read_notes(instance, "notes/a%b_/") == {"notes/a%b_/1": "ONE", "notes/a%b_/4": "é"}
+    many = {f"notes/many/{number}": str(number) for number in range(12000)}
+    write_notes(instance, many)
+    assert read_notes(instance, "notes/many/") == many
+    assert "notes/many/7" in instance.daemon_cursor_storage.get_cursor_values({"notes/many/7"}), "Dagster's own table"
+    write_notes(instance, dict.fromkeys(many))
+    assert read_notes(instance, "notes/many/") == {}
+
+
+def test_one_at_a_time_has_the_turn_until_it_gives_it_up_or_its_time_is_over(instance: DagsterInstance) -> None:
+    assert take_turn(instance, "turn", "mine", 60)
+    assert not take_turn(instance, "turn", "yours", 60)
+    assert take_turn(instance, "turn", "mine", 60), "again, for longer"
+    give_up_turn(instance, "turn", "yours")
+    assert not take_turn(instance, "turn", "yours", 60), "only the holder gives it up"
+    give_up_turn(instance, "turn", "mine")
+    assert take_turn(instance, "turn", "yours", 0.05)
+    time.sleep(0.1)
+    assert take_turn(instance, "turn", "mine", 60)
+    assert not take_turn(instance, "turn", "yours", 60)
+    give_up_turn(instance, "turn", "mine")
