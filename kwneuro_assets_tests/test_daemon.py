@@ -1,4 +1,4 @@
-"""Automation as it runs in a lab: the UI with its daemon, the sensor switched on, data that come, change and fail.
+"""Automation as it runs in a lab: the UI with its daemon, both sensors switched on, data that come, change and fail.
 
 The tests are one story on one project, in their order.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,16 +21,18 @@ from dagster._core.scheduler.instigation import TickStatus  # checked with dagst
 from kwneuro_assets.assets import DERIVATIVES
 from kwneuro_assets.assets.derivative import KEPT
 from kwneuro_assets.automation import SENSOR, SENSOR_TAG, UPDATE
+from kwneuro_assets.ingestion import sensor as ingestion_sensor
 from kwneuro_assets.settings import load_settings
 from kwneuro_assets.versioning.cohort import CohortStatus, cohort_status
 from kwneuro_assets.versioning.records import INPUT_DATA_VERSIONS
 from kwneuro_assets_tests.project import Project
-from kwneuro_assets_tests.small_dataset import head, table, write_mask, write_series
+from kwneuro_assets_tests.small_dataset import GRID, head, table, write_mask, write_series
 from kwneuro_assets_tests.ui_server import UiServer
 
 MADE = ("denoised_dwi", "mean_b0", "brain_mask", "dti")
 HEALTHY = ("sub-01", "sub-02", "sub-03")
-ILL = "sub-04"  # its mask is empty at first
+ILL = "sub-04"  # its mask cannot be stored at first: a folder lies where the file belongs
+LATE = "sub-03"  # it comes when the sensors are on
 SUBJECTS = (*HEALTHY, ILL)
 INTERVAL = 5  # seconds between ticks: the least that the settings allow
 KILLS = int(os.environ.get("KWNEURO_KILLS") or 3)
@@ -72,6 +75,7 @@ class Lab:
             "store": {"url": str(self.project.store)},
             "denoising": {"method": "none"},
             "brain_mask": {"method": "provided"},
+            "ingestion": {"interval_seconds": INTERVAL, "settle_seconds": 2},
             "automation": {
                 "select": ",".join(MADE),
                 "interval_seconds": INTERVAL,
@@ -93,6 +97,14 @@ class Lab:
 
     def write_series(self, subject: str, brightness: float) -> None:
         write_series(self.project.source, subject, directions=table((1000.0,), 12), brightness=brightness)
+
+    def add(self, subject: str) -> None:
+        self.write_series(subject, 1.0)
+        write_mask(self.project.source, subject)
+
+    @property
+    def obstacle(self) -> Path:
+        return self.project.store / ILL / "dwi" / f"{ILL}_desc-brain_mask.nii.gz"
 
     def ingest(self) -> None:
         done = self.project.command("ingest")
@@ -138,7 +150,7 @@ class Lab:
 
     def let_the_sensor_look(self) -> None:
         """Until it has looked at what is there now, and found nothing to do."""
-        [sensor] = self.instance.all_instigator_state()
+        [sensor] = [one for one in self.instance.all_instigator_state() if one.instigator_name == SENSOR]
         now = time.time()
 
         def looked() -> bool:
@@ -161,14 +173,16 @@ class Lab:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     lab = Lab(tmp_path_factory.mktemp("daemon"))
     for subject in SUBJECTS:
-        lab.write_series(subject, 1.0)
-        write_mask(lab.project.source, subject, inside=head() & (subject != ILL))
+        if subject != LATE:
+            lab.add(subject)
+    (lab.obstacle / "inside").mkdir(parents=True)
     return lab
 
 
 @pytest.fixture(scope="module")
 def server(lab: Lab) -> Iterator[UiServer]:
     with UiServer(lab.project) as server:
+        server.switch_sensor_on(ingestion_sensor.SENSOR)
         server.switch_sensor_on()
         yield server
 
@@ -176,7 +190,7 @@ def server(lab: Lab) -> Iterator[UiServer]:
 def test_what_comes_in_is_made_without_a_click_and_what_fails_is_tried_as_often_as_it_may(
     lab: Lab, server: UiServer
 ) -> None:
-    lab.ingest()
+    lab.add(LATE)
     lab.wait_for(lambda: lab.fresh(*HEALTHY) and lab.runs(ILL) == [DagsterRunStatus.FAILURE] * 2)
     lab.let_the_sensor_look()
     assert lab.runs(ILL) == [DagsterRunStatus.FAILURE] * 2, "it waits for a person, or for other data"
@@ -189,9 +203,9 @@ def test_what_comes_in_is_made_without_a_click_and_what_fails_is_tried_as_often_
 def test_other_data_make_again_exactly_what_depends_on_them(lab: Lab, server: UiServer) -> None:
     bvec = lab.project.source / "sub-01" / "dwi" / "sub-01_dwi.bvec"
     np.savetxt(bvec, np.loadtxt(bvec) * [[-1], [1], [1]])
-    write_mask(lab.project.source, ILL)
-    lab.ingest()
-    lab.wait_for(lambda: lab.fresh(*SUBJECTS))
+    shutil.rmtree(lab.obstacle)
+    write_mask(lab.project.source, ILL, inside=head() & (np.arange(GRID[0])[:, None, None] > 1))
+    lab.wait_for(lambda: lab.times("sub-01")["dti"] == 2 and lab.fresh(*SUBJECTS))
     assert lab.times("sub-01") == {"denoised_dwi": 2, "mean_b0": 2, "brain_mask": 1, "dti": 2}
     assert lab.times(ILL) == dict.fromkeys(MADE, 1), "with another mask, nothing before it is made again"
     assert lab.times("sub-02") == lab.times("sub-03") == dict.fromkeys(MADE, 1)

@@ -104,12 +104,12 @@ class UiServer:
             time.sleep(0.5)
         raise AssertionError("the definitions were not loaded")
 
-    def switch_sensor_on(self) -> None:
+    def switch_sensor_on(self, name: str = SENSOR) -> None:
         told = self.ask(
             """mutation ($selector: SensorSelector!) {
                 startSensor(sensorSelector: $selector) { __typename ... on PythonError { message } }
             }""",
-            selector={**self._selector(), "sensorName": SENSOR},
+            selector={**self._selector(), "sensorName": name},
         )
         assert told["startSensor"]["__typename"] == "Sensor", told
 

@@ -26,7 +26,7 @@ from kwneuro_assets.imaging.errors import located
 from kwneuro_assets.imaging.volume import require_same_grid
 from kwneuro_assets.ingestion.background import BACKGROUND, WORKERS
 from kwneuro_assets.ingestion.dataset import Series, SourceDataset
-from kwneuro_assets.ingestion.ledger import Ledger, Seen, turn
+from kwneuro_assets.ingestion.ledger import Ledger, Seen, TurnLost, turn
 from kwneuro_assets.ingestion.plain import open_dataset
 from kwneuro_assets.ingestion.plausible import facts, require_plausible, warnings
 from kwneuro_assets.ingestion.quarantine import report_quarantine
@@ -197,14 +197,22 @@ class _Look:
                 self._report(found)
             to_read.sort(key=lambda found: _urgency(self._ledger[str(found.subject)], found))
             denied = self._read(dataset, to_read)
-        finally:
-            self._add_partitions()
-            self._ledger.save()
+        except TurnLost:  # what this process knows is no longer to be kept
+            raise
+        except BaseException:
+            self._keep()
+            raise
+        self._keep()
         if denied:
             self._require_own_fault(dataset, next(iter(denied.values())))
             for key, refusal in denied.items():
                 self._refuse(key, refusal)
             self._ledger.save()
+
+    def _keep(self) -> None:
+        """Keep what was taken in."""
+        self._add_partitions()
+        self._ledger.save()
 
     def wait_for_files(self, tell: Tell) -> None:
         """Until what is arriving can have settled."""
