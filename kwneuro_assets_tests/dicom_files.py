@@ -1,11 +1,13 @@
-"""A diffusion series as a Siemens scanner exports it slice by slice, small, with a tensor whose direction is known."""
+"""A diffusion series as scanners export it slice by slice, small, with a tensor whose direction is known."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pydicom
+from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
@@ -14,6 +16,8 @@ from kwneuro_assets_tests.small_dataset import Table, head, signal
 GRID = (16, 16, 6)
 VOXEL = 2.5  # mm
 MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
+MAKERS = {"Siemens": "SIEMENS", "Philips": "Philips Medical Systems", "GE": "GE MEDICAL SYSTEMS"}
+TO_LPS = np.array([-1.0, -1.0, 1.0])  # DICOM's axes run to the left and to the back, the world's to the right and front
 
 
 def write_dicom_series(
@@ -26,13 +30,20 @@ def write_dicom_series(
     brightness: float = 1.0,
     kind: str = "DIFFUSION",
     gradients: bool = True,
+    date: str = "20261103",
+    maker: Literal["Siemens", "Philips", "GE"] = "Siemens",
+    turn: NDArray[np.float64] | None = None,
 ) -> list[Path]:
-    """One file a slice, axial, head first supine: rows run to the left of the patient, columns to the back.
+    """One file a slice, head first supine: rows run to the left of the patient, columns to the back, unless turned by
+    `turn`, whose columns are the directions of rows, columns and slices in DICOM's frame.
 
     The signal is that of `small_dataset.signal` on GRID in the world frame; the paths are returned.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    uids = {name: generate_uid(entropy_srcs=[patient, description, str(number), name]) for name in ("study", "series")}
+    axes = np.eye(3) if turn is None else turn
+    uids = {
+        name: generate_uid(entropy_srcs=[patient, description, str(number), date, name]) for name in ("study", "series")
+    }
     values = (signal(directions, GRID) * brightness + 20 * head(GRID)[..., None]).astype(np.uint16)
     paths = []
     for volume, (bvalue, vector) in enumerate(zip(directions.bvals, directions.world, strict=True)):
@@ -44,8 +55,8 @@ def write_dicom_series(
             one.SOPClassUID, one.SOPInstanceUID = MR_IMAGE, meta.MediaStorageSOPInstanceUID
             one.StudyInstanceUID, one.SeriesInstanceUID = uids["study"], uids["series"]
             one.FrameOfReferenceUID = uids["study"]
-            one.Modality, one.Manufacturer, one.ManufacturerModelName = "MR", "SIEMENS", "Prisma"
-            one.PatientID, one.PatientName, one.StudyDate = patient, "Doe^Jane", "20261103"
+            one.Modality, one.Manufacturer, one.ManufacturerModelName = "MR", MAKERS[maker], "Scanner"
+            one.PatientID, one.PatientName, one.StudyDate = patient, "Doe^Jane", date
             one.SeriesDescription = one.ProtocolName = description
             one.SeriesNumber, one.AcquisitionNumber = number, volume + 1
             one.InstanceNumber = volume * GRID[2] + z + 1
@@ -56,8 +67,9 @@ def write_dicom_series(
             one.RepetitionTime, one.EchoTime, one.MagneticFieldStrength = 3000, 80, 3
             one.PatientPosition = "HFS"
             one.PixelSpacing, one.SliceThickness, one.SpacingBetweenSlices = [VOXEL, VOXEL], VOXEL, VOXEL
-            one.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-            one.ImagePositionPatient = [-(GRID[0] - 1) * VOXEL / 2, -(GRID[1] - 1) * VOXEL / 2, z * VOXEL]
+            one.ImageOrientationPatient = [*axes[:, 0], *axes[:, 1]]
+            one.ImagePositionPatient = list(axes @ [-(GRID[0] - 1) * VOXEL / 2, -(GRID[1] - 1) * VOXEL / 2, z * VOXEL])
+            one.InPlanePhaseEncodingDirection = "COL"
             one.SliceLocation = z * VOXEL
             # World x runs to the right, DICOM's to the left; y likewise.
             pixels = values[::-1, ::-1, z, volume].T
@@ -66,10 +78,31 @@ def write_dicom_series(
             one.BitsAllocated, one.BitsStored, one.HighBit, one.PixelRepresentation = 16, 12, 11, 0
             one.PixelData = np.ascontiguousarray(pixels).tobytes()
             if gradients:
-                block = one.private_block(0x0019, "SIEMENS MR HEADER", create=True)
-                block.add_new(0x0C, "IS", str(int(bvalue)))
-                if bvalue:
-                    block.add_new(0x0E, "FD", [-vector[0], -vector[1], vector[2]])
+                _add_gradient(one, maker, float(bvalue), vector * TO_LPS, axes)
             paths.append(folder / f"{patient}_{number:02d}_{volume:03d}_{z:03d}.IMA")
             pydicom.dcmwrite(paths[-1], one, enforce_file_format=True)
     return paths
+
+
+def _add_gradient(
+    one: FileDataset, maker: str, bvalue: float, vector: NDArray[np.float64], axes: NDArray[np.float64]
+) -> None:
+    """The maker's own tags, as files of one slice have them."""
+    if maker == "Siemens":
+        block = one.private_block(0x0019, "SIEMENS MR HEADER", create=True)
+        block.add_new(0x0C, "IS", str(int(bvalue)))
+        if bvalue:
+            block.add_new(0x0E, "FD", [float(part) for part in vector])
+    elif maker == "Philips":
+        one.DiffusionBValue, one.DiffusionGradientOrientation = bvalue, [float(part) for part in vector]
+        block = one.private_block(0x2001, "Philips Imaging DD 001", create=True)
+        block.add_new(0x03, "FL", bvalue)
+        block = one.private_block(0x2005, "Philips MR Imaging DD 001", create=True)
+        for element, part in zip((0xB0, 0xB1, 0xB2), vector, strict=True):
+            block.add_new(element, "FL", float(part))
+    else:
+        block = one.private_block(0x0019, "GEMS_ACQU_01", create=True)
+        block.add_new(0x9C, "LO", "epi2")
+        for element, part in zip((0xBB, 0xBC, 0xBD), axes.T @ vector, strict=True):  # along frequency, phase and slice
+            block.add_new(element, "DS", f"{part:.6f}")
+        one.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(0x39, "IS", [str(int(bvalue)), "8", "0", "0"])

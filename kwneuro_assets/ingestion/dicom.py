@@ -1,36 +1,40 @@
 """DICOM series, converted by dcm2niix into a BIDS dataset of our own; the originals are read, never written.
 
-What was seen of the files and what became of each series is kept in a hidden folder of the dataset, so that a look at
-files that did not change opens none of them.
+What was seen of the files and what became of each series is kept in a hidden folder of the dataset. A name is noted
+there before any file has it, so that a conversion that is killed at any moment is taken up by the next.
 """
 
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import json
 import os
 import re
 import shutil
 import string
-import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from isal import igzip
+from upath import UPath
 
 from kwneuro_assets.errors import ActionableError
+from kwneuro_assets.ingestion.dcm2niix import EXTENSIONS, CannotConvert, run_dcm2niix, version_of
+from kwneuro_assets.ingestion.dicom_series import FIELDS, DicomSeries, find_series
 from kwneuro_assets.settings import DicomSettings
+from kwneuro_assets.storage.staging import Stage, staged, write_whole
 
-HIDDEN, MEMORY = ".kwneuro", "dicom.json"
-ENTITIES = ("acq", "ce", "dir", "rec", "run", "part")  # of a dwi, in BIDS's order
-_MAPS = frozenset({"ADC", "FA", "TRACEW", "TRACE", "COLFA", "TENSOR", "EXP", "AVERAGE_DC", "FRACTIONAL_ANISO"})
-_ALWAYS = ("SeriesInstanceUID", "SeriesDescription", "SeriesNumber", "ImageType", "Modality")
-_PIECE = 1 << 20
+HIDDEN, MEMORY, INDEX = ".kwneuro", "dicom.json", "dicom_files.json"
+# What the entities of a dwi may be, in BIDS's order (its schema, rules/files/raw/dwi.yaml).
+ENTITIES = {"acq": "[A-Za-z0-9]+", "rec": "[A-Za-z0-9]+", "dir": "[A-Za-z0-9]+", "run": "[0-9]+",
+            "part": "mag|phase|real|imag"}  # fmt: skip
+_MAX_LABEL = 64
+_SCRATCH = "converting-"
+
+Known = dict[str, Any]
 
 
 class DicomError(ActionableError):
@@ -48,220 +52,214 @@ class DicomReport:
     unchanged: int = 0
 
 
-@dataclass(frozen=True)
-class _Series:
-    uid: str
-    fields: Mapping[str, str]
-    files: tuple[Path, ...]
-    state: str  # of its files
-    newest: float
-
-    @property
-    def title(self) -> str:
-        return f"{self.fields.get('SeriesNumber', '')} {self.fields.get('SeriesDescription', '')}".strip() or self.uid
-
-
-class _CannotConvert(Exception):
-    """One series cannot be converted: why, in a sentence."""
-
-
 def convert_new(settings: DicomSettings, target: Path, settle_seconds: float = 0) -> DicomReport:
-    """Convert the series of `settings.folder` that are new or changed into the BIDS dataset `target`.
+    """Convert the series of `settings.folder` that are new or changed into the BIDS dataset `target`, by dcm2niix
+    (Li et al. 2016, doi:10.1016/j.jneumeth.2016.03.001).
 
     A series is named by the first pattern of `settings.series` that fits its description; those that no pattern fits,
     and those that turn out to hold no diffusion gradients, are left out. A second series of the same name becomes
-    `run-2`, and so on: names once given stay. A series of which a file changed within `settle_seconds` waits. One that
-    fails is tried again when its files change. Raises DicomError where the folder or a program is not there, where one
-    of the two folders lies in the other, and for a template or a mapping that cannot be used.
+    `run-2`, and so on, in the order of acquisition; names once given stay, unless the labels or entities themselves
+    change: then the files move. A series of which a file changed within `settle_seconds` waits. One that fails is tried
+    again when its files or the settings change. One process converts at a time; others wait for it.
+
+    Raises DicomError where the folder or a program is not there, where one of the two folders lies in the other, for a
+    template or a mapping that cannot be used, and where `target` cannot be written.
     """
     folder, program = _checked(settings, target)
-    fields = {*_ALWAYS, *_fields(settings.subject), *_fields(settings.session or "")}
     hidden = target / HIDDEN
-    hidden.mkdir(parents=True, exist_ok=True)
-    for left in hidden.glob("converting-*"):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    memory = _read_memory(hidden / MEMORY)
-    report = DicomReport()
     try:
-        for series in _series(folder, memory, sorted(fields)):
-            known = memory["series"].get(series.uid, {})
-            entities = _entities(settings, series)
-            if entities is None:
+        with staged(UPath(str(hidden)), MEMORY, {MEMORY, INDEX}.__contains__) as stage:
+            for left in hidden.glob(f"{_SCRATCH}*"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            return _Look(settings, target, program, stage).at(folder, settle_seconds)
+    except OSError as error:
+        raise DicomError(f"converting DICOM into {target}: {error}") from None
+
+
+class _Look:
+    """One look at the folder, by the only process that has one."""
+
+    def __init__(self, settings: DicomSettings, target: Path, program: str, stage: Stage) -> None:
+        self.settings = settings
+        self.target = target
+        self.program = program
+        self.stage = stage
+        self.report = DicomReport()
+        self.memory: dict[str, Known] = _read_json(target / HIDDEN / MEMORY).get("series", {})
+        self.found: dict[str, Known] = {}  # what is wanted of each series that is there now
+
+    def at(self, folder: Path, settle_seconds: float) -> DicomReport:
+        fields = sorted({*FIELDS, *_fields(self.settings.subject), *_fields(self.settings.session or "")})
+        kept = _read_json(self.target / HIDDEN / INDEX)
+        index = kept.get("files", {}) if kept.get("fields") == fields else {}
+        found, now = find_series(folder, index, fields)
+        if now != index:
+            self._keep(INDEX, {"fields": fields, "files": now})
+        # All first: a label belongs to whom the headers name now, not to whom they named when it was given.
+        self.found = {series.uid: wanted for series in found if (wanted := self._wanted(series)) is not None}
+        for series in found:
+            if series.uid not in self.found:
                 continue
-            if known.get("state") == series.state and known.get("entities") == entities:
-                report.unchanged += "name" in known and "failed" not in known
+            wanted, known = self.found[series.uid], self.memory.get(series.uid, {})
+            if wanted.items() <= known.items() and self._still_holds(series, known):
+                self.report.unchanged += "stem" in known and "failed" not in known
                 if "failed" in known:
-                    report.failed[series.title] = known["failed"]
-            elif (age := time.time() - series.newest) < settle_seconds:
-                report.waiting[series.title] = f"its files are still arriving: the last changed {max(age, 0):.0f} s ago"
+                    self._fail(series, known["failed"])
+            elif (age := time.time() - series.changed) < settle_seconds:
+                self.report.waiting[self._title(series, self.report.waiting)] = (
+                    f"its files are still arriving: the last changed {max(age, 0):.0f} s ago"
+                )
             else:
-                memory["series"][series.uid] = _converted(settings, series, entities, target, program, memory, report)
-    finally:
-        _write_whole(hidden / MEMORY, json.dumps(memory).encode())
-    return report
+                self._convert(series, wanted)
+        return self.report
 
+    def _wanted(self, series: DicomSeries) -> Known | None:
+        """All that decides what becomes of a series; None where no pattern fits, or where it is a scanner's map."""
+        if series.is_map:
+            return None
+        described = series.fields["SeriesDescription"].lower()
+        for pattern, entities in self.settings.series.items():
+            if fnmatch.fnmatchcase(described, pattern.lower()):
+                session = self.settings.session
+                return {
+                    "state": series.state,
+                    "entities": entities,
+                    "patient": series.fields["PatientID"],
+                    "subject": self.settings.subject.format_map(series.fields),
+                    "session": session.format_map(series.fields) if session is not None else None,
+                }
+        return None
 
-def _converted(
-    settings: DicomSettings,
-    series: _Series,
-    entities: str,
-    target: Path,
-    program: str,
-    memory: dict[str, Any],
-    report: DicomReport,
-) -> dict[str, str]:
-    """What is to be remembered of a series, after its conversion."""
-    known = {"state": series.state, "entities": entities}
-    before = memory["series"].get(series.uid, {}).get("name")
-    try:
-        with tempfile.TemporaryDirectory(prefix="converting-", dir=target / HIDDEN) as scratch:
-            made = _run_dcm2niix(series, Path(scratch), program)
-            if made is None:
-                return known
-            key = _key(settings, series, memory)
-            name = _name(key, entities, series.uid, memory) if before is None else before
-            _describe(target, program)
-            report.converted.append(_put(made, target, key, name))
-            return {**known, "name": name}
-    except _CannotConvert as error:
-        report.failed[series.title] = str(error)
-        return {**known, "failed": str(error), **({"name": before} if before else {})}
+    def _still_holds(self, series: DicomSeries, known: Known) -> bool:
+        """Whether what is known of it needs no second try: labels may have become free, images may have gone."""
+        if known.get("blocked_by"):
+            return _exists(self.target / known["blocked_by"])
+        if known.get("clash"):
+            try:
+                self._key(series.uid, known)
+            except CannotConvert:
+                return True
+            return False
+        if "stem" not in known or "failed" in known:
+            return True
+        return "at" in known and (self.target / f"{known['stem']}.nii.gz").exists()
 
-
-def _run_dcm2niix(series: _Series, scratch: Path, program: str) -> Path | None:
-    """The image without its extension, with bval, bvec and json beside it; None where there are no gradients."""
-    inside, out = scratch / "in", scratch / "out"
-    inside.mkdir()
-    out.mkdir()
-    for number, path in enumerate(series.files):
-        (inside / f"{number:06d}.dcm").symlink_to(path)
-    command = [program, "-b", "y", "-ba", "y", "-z", "n", "-f", "image", "-o", str(out), str(inside)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, errors="replace")
-    images = [path.with_suffix("") for path in sorted(out.glob("*.nii")) if _is_weighted(path)]
-    if len(images) > 1:
-        raise _CannotConvert(f"expected one diffusion series, dcm2niix made {len(images)} of it")
-    told = [
-        line for line in (done.stdout + done.stderr).splitlines() if re.search(r"error|missing|incomplete", line, re.I)
-    ]
-    if done.returncode not in (0, 2, 5) and not images:  # 2: no image in it; 5: no DICOM that it knows
-        raise _CannotConvert(f"dcm2niix ended with {done.returncode}: {' '.join(told)[:200] or 'it did not say why'}")
-    if images and any(re.search(r"missing|incomplete", line, re.I) for line in told):
-        raise _CannotConvert(f"dcm2niix finds it incomplete: {' '.join(told)[:200]}")
-    return images[0] if images else None
-
-
-def _is_weighted(image: Path) -> bool:
-    """Whether dcm2niix found diffusion gradients in a series: a b-value other than zero."""
-    tables = [image.with_suffix(extension) for extension in (".bval", ".bvec")]
-    return all(path.exists() for path in tables) and any(float(b) > 0 for b in tables[0].read_text().split())
-
-
-def _put(made: Path, target: Path, key: str, name: str) -> str:
-    """Give the files their names, the image last; the path of the image below the dataset."""
-    folder = target.joinpath(*key.split("_"), "dwi")
-    folder.mkdir(parents=True, exist_ok=True)
-    packed = made.with_suffix(".nii.gz")
-    # No time in it: the same series gives the same bytes.
-    with (
-        made.with_suffix(".nii").open("rb") as image,
-        packed.open("wb") as file,
-        igzip.IGzipFile(filename="", fileobj=file, mode="wb", compresslevel=1, mtime=0) as stream,
-    ):
-        shutil.copyfileobj(image, stream, _PIECE)
-    for extension in (".json", ".bval", ".bvec", ".nii.gz"):
-        os.replace(made.with_suffix(extension), folder / f"{name}{extension}")
-    return (folder / f"{name}.nii.gz").relative_to(target).as_posix()
-
-
-def _key(settings: DicomSettings, series: _Series, memory: dict[str, Any]) -> str:
-    """`sub-LABEL` or `sub-LABEL_ses-LABEL`. Raises _CannotConvert where there is none, or another has the same."""
-    parts = []
-    for kind, template in (("sub", settings.subject), ("ses", settings.session)):
-        if template is None:
-            continue
-        value = template.format_map(series.fields)
-        label = re.sub(r"[^A-Za-z0-9]", "", value)[:64]
-        if not label:
-            raise _CannotConvert(f"{template} is {value!r}, of which no letter or digit makes a label")
-        parts.append(f"{kind}-{label}")
-        owner = memory["labels"].setdefault("_".join(parts).lower(), value)
-        if owner != value:
-            raise _CannotConvert(f"{template} is {value!r}, whose label {label} is that of {owner!r} already")
-    return "_".join(parts)
-
-
-def _name(key: str, entities: str, uid: str, memory: dict[str, Any]) -> str:
-    """A name that no other series has."""
-    taken = {one["name"] for other, one in memory["series"].items() if "name" in one and other != uid}
-    parts = dict(part.split("-", 1) for part in entities.split("_") if part)
-    for number in range(1, len(taken) + 2):
-        if number > 1:
-            parts["run"] = str(number)
-        ordered = "".join(f"_{entity}-{parts[entity]}" for entity in ENTITIES if entity in parts)
-        if f"{key}{ordered}_dwi" not in taken:
-            return f"{key}{ordered}_dwi"
-    raise AssertionError("unreachable")
-
-
-def _series(folder: Path, memory: dict[str, Any], fields: list[str]) -> list[_Series]:
-    """All series below the folder, by number; only files that changed since are opened."""
-    seen: dict[str, Any] = memory["files"] if memory["fields"] == fields else {}
-    now: dict[str, Any] = {}
-    groups: dict[str, list[tuple[Path, os.stat_result, dict[str, str]]]] = {}
-    for path in _files(folder):
+    def _convert(self, series: DicomSeries, wanted: Known) -> None:
+        before = self.memory.get(series.uid, {})
+        known: Known = {**{name: before[name] for name in ("stem", "named") if name in before}, **wanted}
         try:
-            stat = path.stat()
-            stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-            name = str(path)
-            now[name] = seen[name] if name in seen and seen[name][0] == stamp else [stamp, _header(path, fields)]
-        except OSError:  # gone since, or not to be read
-            continue
-        header = now[name][1]
-        if header:
-            groups.setdefault(header["SeriesInstanceUID"], []).append((path, stat, header))
-    memory["files"], memory["fields"] = now, fields
-    found = []
-    for uid, members in groups.items():
-        state = hashlib.sha256(repr([(str(path), now[str(path)][0]) for path, *_ in members]).encode()).hexdigest()[:32]
-        newest = max(stat.st_ctime for _, stat, _ in members)
-        found.append(_Series(uid, members[0][2], tuple(path for path, *_ in members), state, newest))
-    return sorted(found, key=lambda one: (_number(one.fields["SeriesNumber"]), one.uid))
+            with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=self.target / HIDDEN) as scratch:
+                made = run_dcm2niix(series, Path(scratch), self.program)
+                if made is not None:
+                    known = self._put(series, made, wanted, before)
+                else:
+                    self._remove(known.pop("stem", None))
+                    known.pop("named", None)
+        except CannotConvert as error:
+            known |= {"failed": str(error), "clash": error.clash, "blocked_by": error.blocked_by}
+            self._fail(series, str(error))
+        self._remember(series.uid, known)
 
+    def _put(self, series: DicomSeries, made: Path, wanted: Known, before: Known) -> Known:
+        """Give the files their names, the image last."""
+        key = self._key(series.uid, wanted)
+        old, named = before.get("stem"), before.get("named", {})
+        if named and (_key_of(named), named["entities"]) == (key, wanted["entities"]):
+            stem = old
+        else:
+            stem = self._free_stem(series.uid, key, wanted["entities"], made)
+        known = {**wanted, "stem": stem, "named": {name: wanted[name] for name in wanted if name != "state"}}
+        # Without "at", and thus not yet there: what is killed from here on is done again, under the same name.
+        self._remember(series.uid, {**known, **({"old": old} if old != stem else {})})
+        self._describe()
+        place = self.target / str(stem)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        for extension in EXTENSIONS:
+            os.replace(f"{made}{extension}", f"{place}{extension}")
+        for left in {old, before.get("old")} - {stem}:
+            self._remove(left)
+        self.report.converted.append(f"{stem}.nii.gz")
+        return {**known, "at": time.time()}
 
-def _files(folder: Path) -> Iterator[Path]:
-    for above, folders, names in os.walk(folder):
-        folders.sort()
-        yield from (Path(above, name) for name in sorted(names) if name != "DICOMDIR" and not name.startswith("."))
+    def _remove(self, stem: str | None) -> None:
+        """Take away what was made of a series before, the image first."""
+        for extension in reversed(EXTENSIONS) if stem else ():
+            Path(f"{self.target / str(stem)}{extension}").unlink(missing_ok=True)
 
+    def _key(self, uid: str, wanted: Known) -> str:
+        """`sub-LABEL` or `sub-LABEL_ses-LABEL`. Raises CannotConvert where there is none, or another has the same."""
+        for kind in ("subject", "session"):
+            value = wanted[kind]
+            if value is not None and not 0 < len(_label(value)) <= _MAX_LABEL:
+                raise CannotConvert(
+                    f"dicom.{kind} {getattr(self.settings, kind)} is {value!r}: expected 1 to {_MAX_LABEL} letters or "
+                    "digits"
+                )
+        for other, one in self.memory.items():
+            if other == uid or "named" not in one:
+                continue
+            has: Known = self.found.get(other) or one["named"]
+            if _label(has["subject"]).lower() != _label(wanted["subject"]).lower():
+                continue
+            for kind in ("subject", "patient", "session"):
+                mine, its = wanted[kind] or "", has[kind] or ""
+                alike = kind == "patient" or _label(mine).lower() == _label(its).lower()
+                if mine != its and alike:
+                    label = _label(wanted["session" if kind == "session" else "subject"])
+                    raise CannotConvert(
+                        f"its {kind} is {mine!r}, whose label {label} is that of {its!r} already", clash=True
+                    )
+        return _key_of(wanted)
 
-def _header(path: Path, fields: list[str]) -> dict[str, str] | None:
-    """The fields of a DICOM image of an MR scanner, as text; None of any other file."""
-    import pydicom
-    from pydicom.errors import InvalidDicomError
+    def _free_stem(self, uid: str, key: str, entities: str, made: Path) -> str:
+        """A name that no other series has: the first, or that of the very same files where the memory was lost."""
+        others = [one for other, one in self.memory.items() if other != uid]
+        taken = {one[name] for one in others for name in ("stem", "old") if name in one}
+        labels = dict(part.split("-", 1) for part in entities.split("_") if part)
+        free: list[str] = []
+        number = 1
+        while not free or _exists(self.target / free[-1]):
+            if number > 1:
+                labels["run"] = str(number)
+            ordered = "".join(f"_{entity}-{labels[entity]}" for entity in ENTITIES if entity in labels)
+            stem = f"{key.replace('_', '/')}/dwi/{key}{ordered}_dwi"
+            if stem not in taken and stem not in free:
+                free.append(stem)
+            number += 1
+        for stem in free:
+            if all(
+                _same(Path(f"{made}{extension}"), Path(f"{self.target / stem}{extension}")) for extension in EXTENSIONS
+            ):
+                return stem
+        if _exists(self.target / free[0]):
+            raise CannotConvert(
+                f"{free[0]}.* is there already and was not made from a series that is known: move it away",
+                blocked_by=free[0],
+            )
+        return free[0]
 
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(fields))
-    except (InvalidDicomError, EOFError, ValueError, KeyError, AttributeError, TypeError):
-        return None
-    if not header.get("SeriesInstanceUID") or header.get("Modality", "MR") != "MR":
-        return None
-    kinds = header.get("ImageType") or []
-    return {name: str(header.get(name) or "") for name in fields} | {"ImageType": "\\".join(map(str, kinds))}
+    def _describe(self) -> None:
+        path = self.target / "dataset_description.json"
+        if not path.exists():
+            generator = {"Name": "dcm2niix", "Version": version_of(self.program)}
+            description = {"Name": "converted from DICOM", "BIDSVersion": "1.10.0", "DatasetType": "raw"}
+            text = json.dumps({**description, "GeneratedBy": [generator]}, indent=2) + "\n"
+            write_whole(UPath(str(path)), text.encode())
 
+    def _fail(self, series: DicomSeries, why: str) -> None:
+        self.report.failed[self._title(series, self.report.failed)] = why
 
-def _number(text: str) -> int:
-    return int(text) if text.isdigit() else 0
+    def _title(self, series: DicomSeries, others: Mapping[str, str]) -> str:
+        return series.title if series.title not in others else f"{series.title} ({series.uid})"
 
+    def _remember(self, uid: str, known: Known) -> None:
+        self.memory[uid] = known
+        self._keep(MEMORY, {"series": self.memory})
 
-def _entities(settings: DicomSettings, series: _Series) -> str | None:
-    """The entities of the first pattern that fits; None where none does, or where it is a map that a scanner made."""
-    if _MAPS & set(series.fields["ImageType"].upper().split("\\")):
-        return None
-    described = series.fields["SeriesDescription"].lower()
-    return next(
-        (entities for pattern, entities in settings.series.items() if fnmatch.fnmatchcase(described, pattern.lower())),
-        None,
-    )
+    def _keep(self, name: str, content: Mapping[str, Any]) -> None:
+        text = json.dumps(content, separators=(",", ":")).encode()
+        self.stage.write(name, lambda file: file.write(text))
+        self.stage.commit(name)
 
 
 def _checked(settings: DicomSettings, target: Path) -> tuple[Path, str]:
@@ -272,62 +270,65 @@ def _checked(settings: DicomSettings, target: Path) -> tuple[Path, str]:
     here, there = target.absolute().resolve(), folder.resolve()
     if here == there or here in there.parents or there in here.parents:
         raise DicomError(f"dicom.folder {folder} and the source {target}: expected that neither lies in the other")
-    for template in (settings.subject, settings.session or ""):
-        _fields(template)
-    for pattern, entities in settings.series.items():
-        parts = [part.partition("-") for part in entities.split("_")] if entities else []
-        names = [name for name, _, _ in parts]
-        known = [name for name in ENTITIES if name in names]
-        if names != known or not all(re.fullmatch("[A-Za-z0-9]+", label) for _, _, label in parts):
-            raise DicomError(
-                f"dicom.series, pattern {pattern!r}: expected entities of {', '.join(ENTITIES)} in this order with "
-                f"labels of letters and digits, such as acq-98dir_dir-AP, found {entities!r}"
-            )
     try:
         import dcm2niix
         import pydicom  # noqa: F401
     except ImportError as error:
         raise DicomError(f"converting DICOM needs {error.name}: pip install 'kwneuro-assets[dicom]'") from None
+    for template in (settings.subject, settings.session or ""):
+        _fields(template)
+    for pattern, entities in settings.series.items():
+        parts = [part.partition("-") for part in entities.split("_")] if entities else []
+        names = [name for name, _, _ in parts]
+        if names != [name for name in ENTITIES if name in names] or not all(
+            re.fullmatch(ENTITIES[name], label) for name, _, label in parts
+        ):
+            raise DicomError(
+                f"dicom.series, pattern {pattern!r}: expected entities of {', '.join(ENTITIES)} in this order, such as "
+                f"acq-98dir_dir-AP: run with a number, part with mag, phase, real or imag, the others with letters and "
+                f"digits; found {entities!r}"
+            )
     return folder, str(dcm2niix.bin)
 
 
 def _fields(template: str) -> list[str]:
     """The DICOM fields that a template names. Raises DicomError for one that there is not."""
+    from pydicom.datadict import tag_for_keyword
+
     try:
         names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
-    except ValueError as error:
+        unknown = next((name for name in names if not name or tag_for_keyword(name) is None), None)
+        if unknown is None:
+            template.format_map(dict.fromkeys(names, "text"))
+    except (ValueError, LookupError, AttributeError) as error:
         raise DicomError(f"dicom: the template {template!r} cannot be read: {error}") from None
-    if names:
-        try:
-            from pydicom.datadict import tag_for_keyword
-        except ImportError:
-            raise DicomError("converting DICOM needs pydicom: pip install 'kwneuro-assets[dicom]'") from None
-        for name in names:
-            if tag_for_keyword(name) is None:
-                raise DicomError(
-                    f"dicom: the template {template!r} names {name!r}: expected a DICOM keyword like PatientID"
-                )
+    if unknown is not None:
+        raise DicomError(f"dicom: the template {template!r} names {unknown!r}: expected a DICOM keyword like PatientID")
     return names
 
 
-def _describe(target: Path, program: str) -> None:
-    path = target / "dataset_description.json"
-    if not path.exists():
-        told = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout.split()
-        generator = {"Name": "dcm2niix", "Version": told[-1] if told else ""}
-        description = {"Name": "converted from DICOM", "BIDSVersion": "1.10.0", "DatasetType": "raw"}
-        _write_whole(path, (json.dumps({**description, "GeneratedBy": [generator]}, indent=2) + "\n").encode())
+def _label(value: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]", "", value)
 
 
-def _read_memory(path: Path) -> dict[str, Any]:
+def _key_of(wanted: Known) -> str:
+    session = wanted["session"]
+    return f"sub-{_label(wanted['subject'])}" + (f"_ses-{_label(session)}" if session is not None else "")
+
+
+def _exists(place: Path) -> bool:
+    return any(Path(f"{place}{extension}").exists() for extension in EXTENSIONS)
+
+
+def _same(one: Path, other: Path) -> bool:
+    import filecmp
+
+    return other.exists() and filecmp.cmp(one, other, shallow=False)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        memory: dict[str, Any] = json.loads(path.read_bytes())
-        return {name: memory[name] for name in ("files", "fields", "series", "labels")}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {"files": {}, "fields": [], "series": {}, "labels": {}}
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    new.write_bytes(content)
-    new.replace(path)
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):  # never written, or lost
+        return {}
+    return content if isinstance(content, dict) else {}
