@@ -108,8 +108,9 @@ def ingest(
     Raises SourceError where there is no dataset, and StorageError where it cannot be read.
     """
 
-    def wait_for_turn() -> bool:
-        tell("another process looks at the source; waiting for it")
+    def wait_for_turn(number: int) -> bool:
+        if number == 1:
+            tell("another process looks at the source; waiting for it")
         return seconds is None
 
     with turn(instance, wait_for_turn) as keep_turn:

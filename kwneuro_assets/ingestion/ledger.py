@@ -7,6 +7,7 @@ instance. It is no more than a memory: lost, it is made again by reading everyth
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import secrets
 import time
@@ -114,11 +115,11 @@ class TurnLost(ActionableError):
 
 
 @contextmanager
-def turn(instance: DagsterInstance, wait: Callable[[], bool]) -> Iterator[Callable[[], None] | None]:
+def turn(instance: DagsterInstance, wait: Callable[[int], bool]) -> Iterator[Callable[[], None] | None]:
     """The right to take in what a source holds, for one process at a time; None where another has it.
 
-    While it has, `wait` is asked whether to wait for it. What is given is to be called again and again: it keeps the
-    turn, or raises TurnLost.
+    While it has, `wait` is asked whether to wait for it, for the first time, the second, and so on. What is given is to
+    be called again and again: it keeps the turn, or raises TurnLost.
     """
     holder, name, taken = secrets.token_hex(8), f"{_PREFIX}/turn", 0.0
 
@@ -134,8 +135,9 @@ def turn(instance: DagsterInstance, wait: Callable[[], bool]) -> Iterator[Callab
         if time.monotonic() - taken > _RENEWED_AFTER and not take():
             raise TurnLost("another process looks at the source by now: this one gave no sign of life for too long")
 
+    tries = itertools.count(1)
     while not take():
-        if not wait():
+        if not wait(next(tries)):
             yield None
             return
         time.sleep(_POLL)

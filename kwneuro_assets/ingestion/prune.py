@@ -59,7 +59,7 @@ def remove_gone(
     What Dagster has recorded of them stays in its event log; a subject that comes back begins anew all the same. Where
     it is interrupted, the partition is still there and so told by the next `find_gone`.
     """
-    with turn(instance, wait=lambda: True) as keep_turn:
+    with turn(instance, wait=lambda number: True) as keep_turn:
         assert keep_turn is not None
         ledger = Ledger(instance, settings)
         for one in gone:
