@@ -32,14 +32,14 @@ from pydantic import Field
 
 from kwneuro_assets.assets import DERIVATIVES
 from kwneuro_assets.assets.derivative import FORCE_TAG
+from kwneuro_assets.cohort import status_of
 from kwneuro_assets.dagster_internals import NOT_FINISHED_STATUSES, add_backfill
 from kwneuro_assets.ingestion.ledger import set_aside
-from kwneuro_assets.ingestion.source import source_names
 from kwneuro_assets.processes import ASKING_STEP, end_dead_runs, mark_process
 from kwneuro_assets.selection import select
 from kwneuro_assets.settings import AutomationSettings, PipelineSettings, load_settings
 from kwneuro_assets.subjects import PARTITIONS, subject_partitions
-from kwneuro_assets.versioning.cohort import CohortStatus, Status, cohort_status, counted, under_way, unsettled
+from kwneuro_assets.versioning.cohort import CohortStatus, Status, counted, under_way, unsettled
 
 SENSOR, UPDATE, REMAKE = "keep_up_to_date", "make_what_is_stale", "remake"
 SENSOR_TAG = "dagster/sensor_name"  # which Dagster gives the runs that a sensor asked for
@@ -186,7 +186,7 @@ def _states(instance: DagsterInstance, settings: PipelineSettings, subjects: Col
     """The states of what can be made: not of subjects whose files cannot be used, or are gone."""
     known = sorted(set(instance.get_dynamic_partitions(PARTITIONS)) - set_aside(instance, settings).keys())
     chosen = [subject for subject in known if not subjects or subject in subjects]
-    return cohort_status(instance, settings, DERIVATIVES, source_names(settings), chosen)
+    return status_of(instance, settings, chosen)
 
 
 def _inputs(settings: PipelineSettings) -> Inputs:

@@ -154,12 +154,10 @@ def run(home: Path | None, subjects: tuple[str, ...], selection: str | None, sta
 @click.pass_obj
 def status(home: Path | None, subjects: tuple[str, ...], why: bool, as_json: bool, fail_if_stale: bool) -> None:
     """Show what is missing, fresh or stale, by subject and asset."""
-    from kwneuro_assets.assets import DERIVATIVES
+    from kwneuro_assets.cohort import status_of
     from kwneuro_assets.console import print_set_aside, print_status
     from kwneuro_assets.ingestion.ledger import set_aside
-    from kwneuro_assets.ingestion.source import source_names
     from kwneuro_assets.subjects import PARTITIONS
-    from kwneuro_assets.versioning.cohort import cohort_status
     from kwneuro_assets.versioning.records import SCAN
 
     with _opened(home) as (instance, settings):
@@ -168,9 +166,7 @@ def status(home: Path | None, subjects: tuple[str, ...], why: bool, as_json: boo
         unknown = set(subjects) - {*known, *aside}
         if unknown:
             raise click.ClickException(f"no such subject: {', '.join(sorted(unknown))}. `ingest` adds new ones.")
-        states = cohort_status(
-            instance, settings, DERIVATIVES, source_names(settings), [key for key in subjects or known if key in known]
-        )
+        states = status_of(instance, settings, [key for key in subjects or known if key in known])
     if as_json:
         tree = {key: {name: one.to_json() for name, one in row.items()} for key, row in states.items()}
         for key, one in aside.items():
@@ -396,16 +392,13 @@ def _look(instance: DagsterInstance, settings: PipelineSettings, subjects: tuple
 
 
 def _print_unusable(report: IngestReport) -> None:
+    from kwneuro_assets.console import shown_name
+
     for key, reason in {**report.quarantined, **report.arriving}.items():
-        click.echo(f"{_shown(key)}: cannot be used: {reason}", err=True)
+        click.echo(f"{shown_name(key)}: cannot be used: {reason}", err=True)
     for key, told in report.warnings.items():
         for warning in told:
             click.echo(f"{key}: warning: {warning}", err=True)
-
-
-def _shown(name: str) -> str:
-    """The name of a folder, which may be no word at all."""
-    return name if name.isprintable() else repr(name)
 
 
 def _some(subjects: list[str], most: int = 5) -> str:

@@ -173,10 +173,14 @@ def print_set_aside(aside: Mapping[str, Seen]) -> None:
         if listed:
             console.print(f"\n{len(listed)} {mark}", style="yellow")
         for key in listed[:MANY_SUBJECTS]:
-            shown = key if key.isprintable() else repr(key)
-            console.print(f"{shown}: {aside[key].sentence}", soft_wrap=True, markup=False)
+            console.print(f"{shown_name(key)}: {aside[key].sentence}", soft_wrap=True, markup=False)
         if len(listed) > MANY_SUBJECTS:
             console.print(f"and {len(listed) - MANY_SUBJECTS} more (all with --json)")
+
+
+def shown_name(name: str) -> str:
+    """The name of a folder, which may be no word at all."""
+    return name if name.isprintable() else repr(name)
 
 
 def print_differences(found: Mapping[str, Sequence[str]]) -> None:

@@ -9,17 +9,16 @@ from typing import Literal
 from dagster import AssetSelection, DagsterInstance, ExecuteInProcessResult
 from dagster import DagsterEventType as Event
 
-from kwneuro_assets.assets import DERIVATIVES
 from kwneuro_assets.assets.derivative import FORCE_TAG, KEPT
 from kwneuro_assets.assets.progress import ProgressReporter
+from kwneuro_assets.cohort import status_of
 from kwneuro_assets.dagster_internals import failure_sentence, was_interrupted
 from kwneuro_assets.definitions import build
-from kwneuro_assets.ingestion.source import source_names
 from kwneuro_assets.processes import PROCESS_TAG, this_process
 from kwneuro_assets.settings import PipelineSettings
 from kwneuro_assets.storage.store import DerivativeStore
 from kwneuro_assets.subjects import SubjectKey
-from kwneuro_assets.versioning.cohort import Status, cohort_status, under_way, unsettled
+from kwneuro_assets.versioning.cohort import Status, under_way, unsettled
 from kwneuro_assets.versioning.records import CODE_VERSION_TAG, DATA_VERSION_TAG, report_lost
 
 Outcome = Literal["made", "fresh", "not-applicable", "failed", "skipped"]
@@ -81,7 +80,7 @@ def subjects_to_update(
     instance: DagsterInstance, settings: PipelineSettings, subjects: Sequence[str], assets: Sequence[str]
 ) -> list[str]:
     """Those of the subjects of which one of the derivatives is not fresh, by the event log alone."""
-    states = cohort_status(instance, settings, DERIVATIVES, source_names(settings), subjects)
+    states = status_of(instance, settings, subjects)
     return [subject for subject in subjects if unsettled(states[subject], assets)]
 
 
@@ -119,7 +118,7 @@ def run_subject(
 
 def subject_status(instance: DagsterInstance, settings: PipelineSettings, subject: str) -> dict[str, Status]:
     """The status of each derivative of one subject."""
-    return cohort_status(instance, settings, DERIVATIVES, source_names(settings), [subject])[subject]
+    return status_of(instance, settings, [subject])[subject]
 
 
 def _report_lost(

@@ -169,6 +169,11 @@ def write_dataset(root: Path, keys: Sequence[str] = ("sub-01",)) -> Path:
     return root
 
 
+def settings_for(source: Path, /, **sections: dict[str, object]) -> PipelineSettings:
+    """As `small_settings`, with the store beside the source."""
+    return small_settings(source, source.parent / "store", **sections)
+
+
 def small_settings(source: Path, store: Path, /, **sections: dict[str, object]) -> PipelineSettings:
     """Settings for such a dataset: its own masks, no denoising, no wait for files; `sections` come on top."""
     tree: dict[str, dict[str, object]] = {

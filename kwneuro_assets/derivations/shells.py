@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from kwneuro_assets.derivations.harmonics import coefficient_count, harmonics
 from kwneuro_assets.imaging import GradientTable, InvalidData, NotApplicable, Shell
-from kwneuro_assets.imaging.gradients import SHELL_WIDTH
+from kwneuro_assets.imaging.gradients import SHELL_WIDTH, count_directions
 
 LOWEST_ORDER = 4  # a function of order 2 is a quadratic form and has one maximum only
 WORST_CONDITION = 10.0  # of the harmonics at the directions: MRtrix3's limit in lmax_for_directions
-COLLINEAR = 1.0  # degrees: axes closer than this count as one direction
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def _directions(gradients: GradientTable, shell: Shell) -> NDArray[np.float64]:
 
 
 def _described(gradients: GradientTable, shell: Shell, needed: int) -> str:
-    distinct = _distinct(_directions(gradients, shell))
+    distinct = count_directions(_directions(gradients, shell))
     uneven = ", but unevenly spread" if distinct >= needed else ""
     return f"{distinct} at b={shell.bvalue:.0f}{uneven}"
 
@@ -78,17 +77,8 @@ def _nearest(shells: tuple[Shell, ...], wanted: float) -> Shell:
 
 def _reachable_order(directions: NDArray[np.float64], max_order: int) -> int:
     """The highest order that these directions determine, 0 for none."""
-    distinct = _distinct(directions)
+    distinct = count_directions(directions)
     for order in range(max_order, 0, -2):
         if coefficient_count(order) <= distinct and np.linalg.cond(harmonics(order, directions)) <= WORST_CONDITION:
             return order
     return 0
-
-
-def _distinct(directions: NDArray[np.float64]) -> int:
-    """The number of axes among `directions` (n, 3) that are further than a degree from all before them."""
-    kept: list[NDArray[np.float64]] = []
-    for direction in directions:
-        if not kept or np.abs(np.array(kept) @ direction).max() < np.cos(np.radians(COLLINEAR)):
-            kept.append(direction)
-    return len(kept)

@@ -18,6 +18,7 @@ from kwneuro_assets.imaging.errors import InvalidData
 Frame = Literal["fsl", "world"]
 B0_THRESHOLD = 50.0  # s/mm^2: at or below it a volume counts as b=0
 SHELL_WIDTH = 100.0  # s/mm^2: b-values within it of a shell's mean belong to that shell
+COLLINEAR = 1.0  # degrees: axes closer than this count as one direction
 NORM_TOLERANCE = 0.01  # b-vectors this close to unit length are normalised, others refused
 _ROUNDING = 1e-6  # a norm this close to one is the rounding of the file's digits and is left as it is
 
@@ -113,6 +114,15 @@ class GradientTable:
         rotation = fsl_to_world(affine)
         matrix = rotation if frame == "world" else rotation.T
         return GradientTable(self.bvals, self.bvecs @ matrix.T, frame, self.b0_threshold)
+
+
+def count_directions(vectors: NDArray[np.float64]) -> int:
+    """The number of axes among unit vectors (n, 3) that are further than a degree from all before them."""
+    kept: list[NDArray[np.float64]] = []
+    for vector in vectors:
+        if not kept or np.abs(np.array(kept) @ vector).max() < np.cos(np.radians(COLLINEAR)):
+            kept.append(vector)
+    return len(kept)
 
 
 def fsl_to_world(affine: ArrayLike) -> NDArray[np.float64]:

@@ -107,8 +107,11 @@ def binary_mask(volume: Volume, what: str = "mask") -> Volume:
 
 def describe_grid(volume: Volume) -> str:
     origin = ", ".join(f"{value:.1f}" for value in volume.affine[:3, 3])
-    size = " x ".join(f"{value:.3g}" for value in volume.voxel_size)
-    return f"{' x '.join(map(str, volume.grid))} voxels of {size} mm at ({origin})"
+    return f"{' x '.join(map(str, volume.grid))} voxels of {describe_edges(volume)} mm at ({origin})"
+
+
+def describe_edges(volume: Volume) -> str:
+    return " x ".join(f"{value:.3g}" for value in volume.voxel_size)
 
 
 def _apart(volume: Volume, reference: Volume) -> float:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Collection
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
+_T = TypeVar("_T")
 WORKERS = min(4, os.cpu_count() or 1)
 
 
@@ -30,6 +31,14 @@ class Background:
         """Its result was taken: who asks again wants it anew."""
         with self._lock:
             self._asked.pop((group, name), None)
+
+    def within(self, seconds: float, group: str, name: str, work: Callable[[], _T]) -> _T | None:
+        """What comes of `work`, which gives no None, taken; None where that takes longer, and a later call takes it."""
+        asked = self.ask(group, name, work)
+        if not wait([asked], timeout=seconds).done:
+            return None
+        self.take(group, name)
+        return asked.result()
 
     def drop_all_but(self, group: str, names: Collection[str]) -> None:
         """Nobody will ask for the others of this group again."""

@@ -261,6 +261,12 @@ class SourceDataset:
         return [name for name in self.tree.listing(folder).files if name == own or name.endswith(f"_{own}")]
 
 
+def gone_from(known: Iterable[str], subjects: Iterable[SubjectKey], refused: Iterable[str]) -> list[str]:
+    """Those of the keys that are no longer there, sorted; a folder that cannot be listed hides its sessions."""
+    found, hidden = {str(subject) for subject in subjects}, tuple(f"{key}_" for key in refused)
+    return sorted(key for key in known if key not in found and not f"{key}_".startswith(hidden))
+
+
 def one_mask(found: list[UPath], root: UPath, expected: str) -> UPath:
     """The only one of the masks that were found. Raises InvalidData where there is none or more than one."""
     if len(found) != 1:

@@ -25,12 +25,13 @@ from kwneuro_assets.imaging import InvalidData
 from kwneuro_assets.imaging.errors import located
 from kwneuro_assets.imaging.volume import require_same_grid
 from kwneuro_assets.ingestion.background import BACKGROUND, WORKERS
-from kwneuro_assets.ingestion.dataset import Series, SourceDataset
+from kwneuro_assets.ingestion.dataset import Series, SourceDataset, gone_from
 from kwneuro_assets.ingestion.ledger import Ledger, Seen, TurnLost, turn
 from kwneuro_assets.ingestion.plain import open_dataset
 from kwneuro_assets.ingestion.plausible import facts, require_plausible, warnings
 from kwneuro_assets.ingestion.quarantine import report_quarantine
 from kwneuro_assets.ingestion.read import look_at_dwi, look_at_mask
+from kwneuro_assets.ingestion.source import MASK, source_names
 from kwneuro_assets.settings import PipelineSettings
 from kwneuro_assets.storage.files import Stamp, read_bytes, stamp_of
 from kwneuro_assets.storage.location import is_local
@@ -171,7 +172,8 @@ class _Look:
         self._ledger = Ledger(instance, settings)
         self._known = set(instance.get_dynamic_partitions(PARTITIONS))
         self._new: list[str] = []  # observed, but no partitions yet
-        self._has_masks = settings.brain_mask.method == "provided"
+        self._sources = source_names(settings)
+        self._has_masks = MASK in self._sources
         self._wait_seconds = 0.0
 
     def take_in(self, only: Collection[str] | None) -> None:
@@ -182,13 +184,13 @@ class _Look:
             return
         dataset, subjects, refused = listed.dataset, listed.subjects, listed.refused
         known = [*map(str, subjects), *(self._known if only is None else ())]
-        self._records = read_history(self._instance, [], ("dwi", "provided_mask"), known).records
+        self._records = read_history(self._instance, [], self._sources, known).records
         for name, error in refused.items():
             self._refuse(name, error)
         to_report: list[_Found] = []
         to_read: list[_Found] = []
         for subject in subjects:
-            found = self._found(dataset, subject, only)
+            found = self._found(dataset, subject)
             if found is not None:
                 (to_report if self._is_known(found) else to_read).append(found)
         try:
@@ -245,16 +247,12 @@ class _Look:
         if self._end is None:
             return work()
         name = self._settings.model_dump_json(include={"source", "brain_mask"})
-        while True:
-            listed = BACKGROUND.ask("list", name, work)
-            if not wait([listed], timeout=self._left()).done:
-                return None
-            BACKGROUND.take("list", name)
-            found: _Listed = listed.result()
-            if time.monotonic() - found.moment < _OLD:  # else it was asked for by a look of long ago
-                return found
+        found = BACKGROUND.within(self._left(), "list", name, work)
+        while found is not None and time.monotonic() - found.moment >= _OLD:  # asked for by a look of long ago
+            found = BACKGROUND.within(self._left(), "list", name, work)
+        return found
 
-    def _found(self, dataset: SourceDataset, subject: SubjectKey, only: Collection[str] | None) -> _Found | None:
+    def _found(self, dataset: SourceDataset, subject: SubjectKey) -> _Found | None:
         """The subject's files; None where they do not belong together, or may not be whole yet."""
         key = str(subject)
         try:
@@ -415,13 +413,11 @@ class _Look:
 
     def _mark_removed(self, subjects: Collection[SubjectKey], refused: Collection[str]) -> None:
         """Mark the partitions that are no longer in the source, and forget what was no partition."""
-        found = {str(subject) for subject in subjects}
-        unseen = tuple(f"{key}_" for key in refused)  # a folder that cannot be listed hides its sessions
-        gone = sorted(key for key in self._known - found if not f"{key}_".startswith(unseen))
+        gone = gone_from(self._known, subjects, refused)
         self.report.removed += gone
-        named = {*found, *map(_printable, refused), *self._known, ""}
+        named = {*map(str, subjects), *map(_printable, refused), *self._known, ""}
         self._ledger.forget([key for key in self._ledger.seen if key not in named])
-        if found or refused:  # a source that is empty all at once may be a disk that is not there
+        if subjects or refused:  # a source that is empty all at once may be a disk that is not there
             for key in gone:
                 self._mark(key, "removed", "")
 
@@ -465,7 +461,7 @@ def _look_at(dataset: SourceDataset, found: _Found, settings: PipelineSettings) 
             require_plausible(look, settings.checks)
         versions = {SCAN: look.version}
         if found.mask is not None:
-            grid, versions["provided_mask"] = look_at_mask(dataset, found.mask)
+            grid, versions[MASK] = look_at_mask(dataset, found.mask)
             with located(found.mask):
                 require_same_grid(grid, look.grid, "the brain mask", found.series.runs[0].image.name)
         seen = replace(seen, versions=versions, facts=facts(look), warnings=warnings(look))

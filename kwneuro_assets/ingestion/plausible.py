@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from kwneuro_assets.imaging import GradientTable, InvalidData
+from kwneuro_assets.imaging import InvalidData
+from kwneuro_assets.imaging.gradients import count_directions
+from kwneuro_assets.imaging.volume import describe_edges
 from kwneuro_assets.ingestion.read import DwiLook
 from kwneuro_assets.settings import CheckSettings
 
-_ALIKE = np.cos(np.radians(1))  # directions closer than one degree, or opposite, are one
 _SHELL_DIRECTIONS = 6  # of a tensor
 _MOST_SHELLS = 8  # above it, b-values are scattered or those of a grid in q-space
 _MOST_ANISOTROPY = 3  # of the edges of a voxel
@@ -23,11 +22,11 @@ def require_plausible(look: DwiLook, checks: CheckSettings) -> None:
         raise InvalidData(
             "voxel size",
             expected=f"edges of {checks.minimum_voxel_mm:g} to {checks.maximum_voxel_mm:g} mm",
-            found=" x ".join(f"{edge:.3g}" for edge in edges),
+            found=describe_edges(look.grid),
             remedy="Its header may be in other units. The limits are settings (checks.minimum_voxel_mm).",
         )
     look.gradients.require_b0(checks.minimum_b0)
-    found = count_directions(look.gradients)
+    found = count_directions(look.gradients.bvecs[~look.gradients.b0_mask])
     if found < checks.minimum_directions:
         raise InvalidData(
             "gradient directions",
@@ -45,13 +44,13 @@ def warnings(look: DwiLook) -> tuple[str, ...]:
         told.append("the header does not say where the axes point (sform and qform codes are 0): right may be left")
     edges = look.grid.voxel_size
     if max(edges) > _MOST_ANISOTROPY * min(edges):
-        told.append(f"voxels of {' x '.join(f'{edge:.3g}' for edge in edges)} mm hide fibres along their longest edge")
+        told.append(f"voxels of {describe_edges(look.grid)} mm hide fibres along their longest edge")
     shells = look.gradients.shells()
     if len(shells) > _MOST_SHELLS:
         told.append(f"the b-values form {len(shells)} shells: models that need shells will not fit well")
     else:
         for shell in shells:
-            count = count_directions(look.gradients.selected(shell.indices))
+            count = count_directions(look.gradients.bvecs[list(shell.indices)])
             if count < _SHELL_DIRECTIONS:
                 told.append(f"the shell b={shell.bvalue:.0f} has {count} directions: too few for a tensor")
     return tuple(told)
@@ -63,16 +62,6 @@ def facts(look: DwiLook) -> dict[str, Any]:
     shells |= {round(shell.bvalue): len(shell.indices) for shell in look.gradients.shells()}
     return {
         "grid": " x ".join(map(str, look.grid.grid)),
-        "voxel_mm": " x ".join(f"{edge:.3g}" for edge in look.grid.voxel_size),
+        "voxel_mm": describe_edges(look.grid),
         "shells": ", ".join(f"{count} of b={bvalue}" for bvalue, count in shells.items()),
     }
-
-
-def count_directions(gradients: GradientTable) -> int:
-    """How many distinct directions the diffusion-weighted volumes have; opposite ones are the same."""
-    vectors = gradients.bvecs[~gradients.b0_mask]
-    kept: list[Any] = []
-    for vector in vectors:
-        if not kept or np.abs(np.asarray(kept) @ vector).max() < _ALIKE:
-            kept.append(vector)
-    return len(kept)

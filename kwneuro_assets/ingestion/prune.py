@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from dagster import DagsterInstance
 
-from kwneuro_assets.assets import DERIVATIVES
+from kwneuro_assets.cohort import status_of
+from kwneuro_assets.ingestion.dataset import gone_from
 from kwneuro_assets.ingestion.ledger import Ledger, turn
 from kwneuro_assets.ingestion.plain import open_dataset
-from kwneuro_assets.ingestion.source import source_names
 from kwneuro_assets.ingestion.tree import SourceError
 from kwneuro_assets.settings import PipelineSettings
 from kwneuro_assets.storage.store import DerivativeStore
 from kwneuro_assets.subjects import PARTITIONS, SubjectKey
-from kwneuro_assets.versioning.cohort import cohort_status, under_way
+from kwneuro_assets.versioning.cohort import under_way
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,12 @@ def find_gone(
     subjects, refused = open_dataset(settings.source).subjects()
     if not subjects:
         raise SourceError(f"the source {settings.source.url} holds no subject at all: is its disk there?")
-    hidden = tuple(f"{key}_" for key in refused)  # a folder that cannot be listed hides its sessions
-    found = {str(subject) for subject in subjects}
-    known = instance.get_dynamic_partitions(PARTITIONS)
-    gone = sorted(key for key in known if key not in found and not f"{key}_".startswith(hidden))
+    gone = gone_from(instance.get_dynamic_partitions(PARTITIONS), subjects, refused)
     still = sorted(set(only) - set(gone))
     if still:
         raise SourceError(f"{', '.join(still)}: not among the {len(gone)} subjects that are gone from the source")
     wanted = [key for key in gone if not only or key in only]
-    states = cohort_status(instance, settings, DERIVATIVES, source_names(settings), wanted)
+    states = status_of(instance, settings, wanted)
     return [Gone(key, tuple(store.assets(SubjectKey.parse(key))), under_way(states[key])) for key in wanted]
 
 

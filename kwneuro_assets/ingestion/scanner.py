@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import wait
 from pathlib import Path
 
 from kwneuro_assets.ingestion.background import BACKGROUND
@@ -29,11 +28,8 @@ def convert_dicom(settings: PipelineSettings, *, seconds: float | None = None) -
     if seconds is None:
         return _sentences(work())
     name = settings.model_dump_json(include={"source", "dicom"})
-    converting = BACKGROUND.ask("dicom", name, work)
-    if not wait([converting], timeout=seconds).done:
-        return ["DICOM series are being converted"]
-    BACKGROUND.take("dicom", name)
-    return _sentences(converting.result())
+    report = BACKGROUND.within(seconds, "dicom", name, work)
+    return ["DICOM series are being converted"] if report is None else _sentences(report)
 
 
 def _sentences(report: DicomReport) -> list[str]:

@@ -27,7 +27,9 @@ from kwneuro_assets.ingestion.tree import SourceError
 from kwneuro_assets.settings import PipelineSettings, SourceSettings
 from kwneuro_assets.storage.deferred import loaded_or_deferred
 from kwneuro_assets.subjects import PARTITIONS, SubjectKey, subject_partitions
-from kwneuro_assets.versioning.records import Recorded, recorded
+from kwneuro_assets.versioning.records import SCAN, Recorded, recorded
+
+MASK = "provided_mask"
 
 
 class SourceIOManager(ConfigurableIOManager):
@@ -74,7 +76,7 @@ class SourceIOManager(ConfigurableIOManager):
 
 def source_names(settings: PipelineSettings) -> tuple[str, ...]:
     """The source assets that there are under these settings."""
-    return ("dwi", "provided_mask") if settings.brain_mask.method == "provided" else ("dwi",)
+    return (SCAN, MASK) if settings.brain_mask.method == "provided" else (SCAN,)
 
 
 def source_assets(settings: PipelineSettings) -> list[SourceAsset]:

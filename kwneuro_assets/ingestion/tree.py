@@ -87,8 +87,7 @@ class SourceTree:
         """List the root and all folders below those of its folders whose names are `wanted`, where that is quicker
         at once than one by one."""
         if is_s3(self.root):
-            found = listings_below(self.root, wanted)
-            self._whole = {folder: one for folder, one in found.items() if not folder or wanted(folder.split("/")[0])}
+            self._whole = listings_below(self.root, wanted)
             self._has_all = wanted
 
     def require_root(self) -> None:

@@ -27,7 +27,7 @@ def is_s3(folder: object) -> bool:
 def listings_below(root: UPath, wanted: Wanted) -> dict[str, Listing]:
     """What lies in each folder below `root`, and in itself (""), by its path from there.
 
-    Folders at the top that are not `wanted` by their names are named but not looked into. Pages are asked for at
+    Folders at the top that are not `wanted` by their names are named, no more. Pages are asked for at
     once where they began the last time, as each can begin after any key. Raises StorageError.
     """
     found = _Found()
@@ -40,7 +40,8 @@ def listings_below(root: UPath, wanted: Wanted) -> dict[str, Listing]:
                 found.add(key, stamp)
                 keys.append(key)
     _starts[str(root)] = ["", *keys[PAGE - 1 : -1 : PAGE]]
-    return found.listings()
+    listed = found.listings()
+    return {folder: one for folder, one in listed.items() if not folder or wanted(_top(folder))}
 
 
 def _part(root: UPath, wanted: Wanted, start: str, end: str | None) -> list[tuple[str, Stamp]]:

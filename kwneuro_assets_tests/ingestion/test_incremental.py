@@ -7,7 +7,6 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,11 @@ from kwneuro_assets.ingestion.background import Background
 from kwneuro_assets.ingestion.ingest import IngestReport, ingest
 from kwneuro_assets.ingestion.ledger import Ledger, set_aside, turn
 from kwneuro_assets.ingestion.read import DwiLook, look_at_dwi
-from kwneuro_assets.settings import PipelineSettings
 from kwneuro_assets.subjects import PARTITIONS
 from kwneuro_assets.versioning.records import FIRST_LOOK, recorded
-from kwneuro_assets_tests.small_dataset import dwi_folder, small_settings, table, write_dataset, write_series
+from kwneuro_assets_tests.small_dataset import dwi_folder, settings_for, table, write_dataset, write_series
 
 KEYS = ["sub-01", "sub-02", "sub-03"]
-
-
-@pytest.fixture
-def instance() -> Iterator[DagsterInstance]:
-    with DagsterInstance.ephemeral() as one:
-        yield one
 
 
 @pytest.fixture
@@ -51,10 +43,6 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(ingest_module, "look_at_dwi", look)
     return seen
-
-
-def settings_for(source: Path, /, **sections: dict[str, object]) -> PipelineSettings:
-    return small_settings(source, source.parent / "store", **sections)
 
 
 def events(instance: DagsterInstance, key: str) -> list[dict[str, Any]]:

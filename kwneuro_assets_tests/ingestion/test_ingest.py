@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -17,12 +17,11 @@ from dagster import AssetKey, AssetRecordsFilter, DagsterInstance
 from kwneuro_assets.ingestion import tree as tree_module
 from kwneuro_assets.ingestion.ingest import IngestReport, ingest
 from kwneuro_assets.ingestion.tree import SourceError
-from kwneuro_assets.settings import PipelineSettings
 from kwneuro_assets.storage import files
 from kwneuro_assets.storage.files import Listing
 from kwneuro_assets.subjects import PARTITIONS
 from kwneuro_assets.versioning.records import recorded
-from kwneuro_assets_tests.small_dataset import dwi_folder, load, small_settings, write_dataset, write_series
+from kwneuro_assets_tests.small_dataset import dwi_folder, load, settings_for, write_dataset, write_series
 
 KEYS = ["sub-01", "sub-02_ses-a", "sub-02_ses-b"]
 BVEC = "sub-02/ses-a/dwi/sub-02_ses-a_dwi.bvec"
@@ -31,18 +30,8 @@ MASK = "sub-02/ses-a/dwi/sub-02_ses-a_desc-brain_mask.nii.gz"
 
 
 @pytest.fixture
-def instance() -> Iterator[DagsterInstance]:
-    with DagsterInstance.ephemeral() as one:
-        yield one
-
-
-@pytest.fixture
 def source(tmp_path: Path) -> Path:
     return write_dataset(tmp_path / "source", KEYS)
-
-
-def settings_for(source: Path, /, **sections: dict[str, object]) -> PipelineSettings:
-    return small_settings(source, source.parent / "store", **sections)
 
 
 def observations(instance: DagsterInstance, asset: str = "dwi") -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,12 +28,6 @@ def lay_out(root: Path, place: str, names: dict[str, str] = OWN) -> None:
     for kind, name in names.items():
         ending = "desc-brain_mask.nii.gz" if kind == "mask" else f"dwi{kind}"
         shutil.copy(dwi_folder(bids, "sub-01") / f"sub-01_{ending}", folder / name)
-
-
-@pytest.fixture
-def instance() -> Iterator[DagsterInstance]:
-    with DagsterInstance.ephemeral() as one:
-        yield one
 
 
 @pytest.mark.parametrize(
