@@ -122,15 +122,13 @@ def fit_csd_peaks(
     indices = list(chosen.shell.indices)
     with one_blas_thread():
         model = Deconvolution.of(dwi.world_bvecs[indices], response, chosen.order)
-    coordinates = np.nonzero(inside.array)
-    count = coordinates[0].size
+    signals = dwi.signals(inside.array > 0, indices)
+    count = len(signals)
     vectors = np.zeros((count, peaks, 3), np.float32)
 
     def fit(block: slice) -> None:
-        x, y, z = (axis[block] for axis in coordinates)
-        signals = dwi.array[x, y, z][:, indices].astype(np.float64)
         vectors[block] = find_peaks(
-            model.fod(signals),
+            model.fod(signals[block].astype(np.float64)),
             chosen.order,
             peaks=peaks,
             relative_threshold=relative_threshold,

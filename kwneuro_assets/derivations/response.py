@@ -64,7 +64,7 @@ def estimate_response(
     voxels = single_fibre_voxels(tensor, inside, fa_threshold, minimum_voxels)
     indices = list(chosen.shell.indices)
     coefficients = fit_zonal(
-        dwi.array[voxels][:, indices].astype(np.float64),
+        dwi.signals(voxels, indices).astype(np.float64),
         dwi.world_bvecs[indices],
         tensor["evecs"].array[voxels][:, :3].astype(np.float64),
         chosen.order,

@@ -49,12 +49,12 @@ def fit_tensor(dwi: Dwi, mask: Volume, max_bvalue: float, *, progress: Progress 
     # Units of 1e-3 mm^2/s bring the tensor to the size of ln S0, and the normal equations to a good condition.
     bvals = np.where(dwi.b0_mask, 0, dwi.bvals)[volumes] / 1000
     design = tensor_design(bvals, dwi.world_bvecs[volumes])
-    where = np.nonzero(mask.array)
-    count = where[0].size
+    signals = dwi.signals(mask.array > 0, volumes)
+    count = len(signals)
     evals, evecs = np.zeros((count, 3)), np.zeros((count, 3, 3))
 
     def fit(block: slice) -> None:
-        signal = dwi.array[tuple(axis[block] for axis in where)][:, volumes].astype(np.float64)
+        signal = signals[block].astype(np.float64)
         lit = signal.max(axis=1) > 0
         evals[block][lit], evecs[block][lit] = _eigen(weighted_fit(design, signal[lit])[:, :6])
 

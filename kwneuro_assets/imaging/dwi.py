@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +71,21 @@ class Dwi:
     def with_array(self, array: NDArray[np.float32]) -> Dwi:
         """The same acquisition with other voxel values."""
         return Dwi(Volume(array, self.affine), self.gradients, self.interpolated)
+
+    def signals(
+        self, inside: NDArray[np.bool_], volumes: NDArray[np.intp] | Sequence[int] | None = None
+    ) -> NDArray[np.float32]:
+        """The signals (voxels, n) of the voxels `inside` (x, y, z) in C order of the grid, of all volumes or of some.
+
+        Each volume's are contiguous in memory: what a fit takes of a series, gathered volume by volume.
+        """
+        chosen = range(self.volume.shape[3]) if volumes is None else volumes
+        # Positions along a volume as it lies in memory, x fastest.
+        positions = np.ravel_multi_index(np.nonzero(inside), inside.shape, order="F")
+        gathered = np.empty((len(chosen), positions.size), np.float32)
+        for row, index in zip(gathered, chosen, strict=True):
+            np.take(self.array[..., index].ravel(order="F"), positions, out=row)
+        return gathered.T
 
     def mean_b0(self) -> Volume:
         """The mean of the b=0 volumes, (x, y, z) float32, summed in float64."""
