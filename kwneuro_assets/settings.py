@@ -107,6 +107,11 @@ class NoddiSettings(Section):
     dpar: float = Field(1.7e-3, gt=0, le=5e-3, description="Diffusivity along neurites, mm^2/s (Zhang 2012).")
     diso: float = Field(3.0e-3, gt=0, le=5e-3, description="Diffusivity of free water, mm^2/s (Zhang 2012).")
     directions: Literal[500, 1000, 2000, 4000, 8000] = Field(500, description="Orientations of AMICO's dictionary.")
+    rmse: bool = Field(False, description="Store the error of the fit (root mean square, share of b=0), too.")
+    tissue_weighted: bool = Field(
+        False,
+        description="Store NDI and ODI times 1 - FWF, too, for averages by tissue (Parker 2021).",
+    )
 
 
 class ShellSettings(Section):

@@ -13,14 +13,23 @@ from kwneuro_assets.settings import NoddiSettings
 
 @derivative(
     group="microstructure",
-    version=1,
+    version=2,
     picture=noddi_figure,
     summary=noddi_summary,
-    kinds={"nifti", "amico"},
+    kinds={"nifti", "numba"},
     libraries=("dmri-amico",),
-    decisive=("numpy",),
+    decisive=("numpy", "numba"),
     bids={"ReferenceFrame": "world (scanner RAS+)"},
 )
 def noddi(denoised_dwi: Dwi, brain_mask: Volume, settings: NoddiSettings, progress: Progress) -> MapSet | NotApplicable:
-    """NODDI by AMICO: neurite density (NDI), orientation dispersion (ODI), free water fraction (FWF), direction."""
-    return fit_noddi(denoised_dwi, brain_mask, settings.dpar, settings.diso, settings.directions, progress=progress)
+    """NODDI as AMICO fits it: neurite density (NDI), orientation dispersion (ODI), free water (FWF) and direction."""
+    return fit_noddi(
+        denoised_dwi,
+        brain_mask,
+        settings.dpar,
+        settings.diso,
+        settings.directions,
+        rmse=settings.rmse,
+        tissue_weighted=settings.tissue_weighted,
+        progress=progress,
+    )

@@ -106,6 +106,19 @@ def tensor_design(bvals: NDArray[np.float64], bvecs: NDArray[np.float64]) -> NDA
     return np.column_stack([-bvals[:, None] * elements, np.ones_like(bvals)])
 
 
+def principal_axes(
+    bvals: NDArray[np.float64], bvecs: NDArray[np.float64], signal: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """First eigenvectors (voxels, 3) of the tensors that ordinary least squares fits to signals (voxels, n), each voxel
+    with a positive one. `bvals` (n,) are in s/mm^2; the vectors are in the frame of `bvecs` (n, 3), of either sign.
+
+    Zero and below count as the voxel's lowest positive signal: without weights, anything far lower would decide alone
+    (DIPY's TensorModel takes the lowest of the whole image, which makes each voxel depend on all)."""
+    lowest = np.where(signal > 0, signal, np.inf).min(axis=1, keepdims=True)
+    elements = np.log(np.maximum(signal, lowest)) @ np.linalg.pinv(tensor_design(bvals / 1000, bvecs))[:6].T
+    return _eigen(elements)[1][:, 0]
+
+
 def weighted_fit(design: NDArray[np.float64], signal: NDArray[np.float64]) -> NDArray[np.float64]:
     """The unknowns (voxels, 7) of `tensor_design` for signals (voxels, n), each voxel with a positive one."""
     logarithm = np.log(np.maximum(signal, LEAST_SIGNAL * signal.max(axis=1, keepdims=True)))

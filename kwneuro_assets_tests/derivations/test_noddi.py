@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from kwneuro_assets.derivations.noddi import fit_noddi
+from kwneuro_assets.derivations.noddi_dictionary import noddi_dictionary
 from kwneuro_assets.derivations.tensor import fit_tensor
 from kwneuro_assets.imaging import Dwi, GradientTable, InvalidData, MapSet, NotApplicable, Volume
 from kwneuro_assets_tests.derivations.slab import Slab, read_slab
@@ -36,11 +37,11 @@ def sample(slab: Slab) -> Volume:
 
 @pytest.fixture(scope="module")
 def maps(slab: Slab, sample: Volume) -> MapSet:
-    return fitted(slab.dwi, sample)
+    return fitted(slab.dwi, sample, optional=True)
 
 
-def fitted(dwi: Dwi, mask: Volume) -> MapSet:
-    result = fit_noddi(dwi, mask, DPAR, DISO, DIRECTIONS)
+def fitted(dwi: Dwi, mask: Volume, *, optional: bool = False) -> MapSet:
+    result = fit_noddi(dwi, mask, DPAR, DISO, DIRECTIONS, rmse=optional, tissue_weighted=optional)
     assert isinstance(result, MapSet)
     return result
 
@@ -70,8 +71,8 @@ def test_the_phantoms_free_water_and_neurite_density_are_found(slab: Slab, sampl
 
 def test_every_map_is_in_its_range_and_zero_outside_the_mask(sample: Volume, maps: MapSet) -> None:
     inside = sample.array > 0
-    assert list(maps) == ["ndi", "odi", "fwf", "direction"]
-    for name in ("ndi", "odi", "fwf"):
+    assert list(maps) == ["ndi", "odi", "fwf", "direction", "rmse", "ndiweighted", "odiweighted"]
+    for name in ("ndi", "odi", "fwf", "ndiweighted", "odiweighted"):
         assert maps[name].array.dtype == np.float32
         assert maps[name].array.min() >= 0
         assert maps[name].array.max() <= 1
@@ -84,7 +85,8 @@ def test_voxels_are_those_of_amico_run_as_its_manual_says(
     slab: Slab, sample: Volume, maps: MapSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Files in, Evaluation, results out, with world-frame vectors. One thing is spared: of the tables that
-    # amico.setup() writes for two minutes, only the one in use is made. 1e-6 is float32's rounding.
+    # amico.setup() writes for two minutes, only the one in use is made. AMICO's dictionary is rounded to float32,
+    # ours is not, which now and then makes another atom the best: for 0.1 % of a brain that is more than 0.001.
     import amico
 
     subject = tmp_path / "subject"
@@ -98,6 +100,8 @@ def test_voxels_are_those_of_amico_run_as_its_manual_says(
     scheme = np.column_stack([slab.dwi.world_bvecs, slab.dwi.bvals])
     np.savetxt(subject / "dwi.scheme", scheme, fmt="%.17g", header="VERSION: BVECTOR", comments="")
     run = amico.Evaluation(str(tmp_path), "subject")
+    run.set_config("doComputeRMSE", True)
+    run.set_config("doSaveModulatedMaps", True)
     run.load_data("dwi.nii", "dwi.scheme", "mask.nii")
     run.set_model("NODDI")
     run.generate_kernels(ndirs=DIRECTIONS)
@@ -106,10 +110,18 @@ def test_voxels_are_those_of_amico_run_as_its_manual_says(
 
     inside = sample.array[window] > 0
     for index, name in enumerate(("ndi", "odi", "fwf")):
-        found, expected = maps[name].array[window][inside], run.RESULTS["MAPs"][inside, index]
-        np.testing.assert_allclose(found, expected, atol=1e-6)
+        error = np.abs(maps[name].array[window][inside] - run.RESULTS["MAPs"][inside, index])
+        assert error.mean() < 1e-3
+        assert np.percentile(error, 99) < 1e-3
     cosines = (maps["direction"].array[window][inside] * run.RESULTS["DIRs"][inside]).sum(axis=1)
-    np.testing.assert_allclose(np.abs(cosines), 1, atol=1e-6)
+    positive = slab.dwi.array[window][inside].min(axis=1) > 0  # of others DIPY makes what the whole image has as lowest
+    assert np.count_nonzero(positive) > 500
+    np.testing.assert_allclose(np.abs(cosines[positive]), 1, atol=1e-6)
+    error = np.abs(maps["rmse"].array[window][inside] - run.RESULTS["RMSE"][inside])
+    assert np.percentile(error, 99) < 1e-4
+    for index, name in enumerate(("ndiweighted", "odiweighted")):
+        error = np.abs(maps[name].array[window][inside] - run.RESULTS["MAPs_mod"][inside, index])
+        assert np.percentile(error, 99) < 1e-3
 
 
 def test_a_voxel_depends_on_no_other_and_none_is_too_strange(capfd: pytest.CaptureFixture[str]) -> None:
@@ -163,7 +175,7 @@ def test_the_number_of_threads_changes_no_byte(
 ) -> None:
     for threads in ("1", "3"):
         monkeypatch.setenv("KWNEURO_THREADS", threads)
-        again = fitted(slab.dwi, sample)
+        again = fitted(slab.dwi, sample, optional=True)
         for name in maps:
             np.testing.assert_array_equal(again[name].array, maps[name].array)
 
@@ -181,6 +193,56 @@ def test_jittered_bvalues_and_a_b0_in_the_middle_change_little() -> None:
     found = fitted(Dwi(Volume(array, affine("las")), moved), mask)
     assert np.median(np.abs(found["ndi"].array - 0.6)) < 0.1
     assert np.abs((found["direction"].array[:, 0, 0] * axes).sum(axis=1)).min() > np.cos(np.radians(0.5))
+
+
+def test_few_volumes_all_repeated_and_a_constant_signal_give_finite_maps() -> None:
+    # 15 volumes, and the same again: as many equations, half of them new. A constant signal fits no atom.
+    gradients = table((1000, 6), (2500, 7))
+    twice = gradients.selected(np.tile(np.arange(15), 2))
+    plain = bundle(directions(1)[0], gradients=gradients)
+    for table_of, voxel in ((gradients, plain), (twice, np.tile(plain, 2))):
+        array = np.stack([voxel, np.full_like(voxel, 800)])[:, None, None]
+        mask = Volume(np.ones((2, 1, 1), np.uint8), affine("las"))
+        found = fitted(Dwi(Volume(array, affine("las")), table_of), mask, optional=True)
+        assert found["ndi"].array[0].item() == pytest.approx(0.6, abs=0.15)
+        for name in found:
+            assert np.isfinite(found[name].array).all()
+
+
+def test_every_direction_of_the_dictionary_is_that_of_amico(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # AMICO's own route: fitted to 500 samples, turned, sampled, all as float32. That rounding is the tolerance.
+    from amico import lut
+    from amico.models import NODDI
+    from amico.scheme import Scheme
+
+    monkeypatch.setattr(lut, "dipy_home", str(tmp_path))
+    gradients = table((2500, 40), (700, 20), b0s=3)  # the shells not in order, the b=0 not at its place
+    gradients = gradients.selected(np.random.default_rng(0).permutation(len(gradients)))
+    dictionary = noddi_dictionary(gradients, DPAR, DISO, DIRECTIONS)
+    model = NODDI()
+    model.scheme = scheme = Scheme(np.column_stack([gradients.bvecs, gradients.bvals])[dictionary.order])
+    lut.precompute_rotation_matrices(12, DIRECTIONS)
+    rotations = lut.load_precomputed_rotation_matrices(12, DIRECTIONS)
+    model.generate(str(tmp_path), rotations, *lut.aux_structures_generate(scheme, 12), DIRECTIONS)
+    kernels = model.resample(str(tmp_path), *lut.aux_structures_resample(scheme, 12), False, DIRECTIONS)
+    for direction in range(DIRECTIONS):
+        atoms = dictionary.atoms(direction)
+        np.testing.assert_allclose(atoms[:, :-1], kernels["wm"][:, direction].T, atol=2e-6)
+        np.testing.assert_allclose(atoms[:, -1], kernels["iso"], atol=2e-6)
+    np.testing.assert_allclose(dictionary.scale, kernels["norms"][0], rtol=1e-5)
+
+
+def test_a_direction_and_its_opposite_are_the_nearest_of_the_dictionary() -> None:
+    # AMICO's table goes by whole degrees, so another direction may be as near but for half a degree each way.
+    from amico import lut
+
+    dictionary = noddi_dictionary(SHELLS, DPAR, DISO, DIRECTIONS)
+    table_of = lut.load_directions(DIRECTIONS)
+    axes = np.concatenate([directions(500), table_of, np.eye(3), [[1, 0.0, 0], [1, -0.0, 0]]])
+    angles = np.degrees(np.arccos(np.minimum(np.abs(axes @ table_of.T), 1)))
+    for sign in (1, -1):
+        found = np.take_along_axis(angles, dictionary.direction_of(sign * axes)[:, None], 1)[:, 0]
+        assert (found <= angles.min(axis=1) + 1.5).all()
 
 
 def test_a_single_shell_is_not_applicable_with_the_reason() -> None:

@@ -22,6 +22,8 @@ USERS: dict[str, tuple[object, set[str]]] = {
     "noddi.dpar": (1.5e-3, {"noddi"}),
     "noddi.diso": (2.9e-3, {"noddi"}),
     "noddi.directions": (1000, {"noddi"}),
+    "noddi.rmse": (True, {"noddi"}),
+    "noddi.tissue_weighted": (True, {"noddi"}),
     "csd.shell": (3000, {"fiber_response", "csd_peaks"}),
     "csd.max_order": (6, {"fiber_response", "csd_peaks"}),
     "csd.response": (__file__, {"fiber_response"}),
