@@ -13,10 +13,11 @@ from kwneuro_assets.settings import PeakSettings
 
 @derivative(
     group="fibers",
-    version=1,
+    version=2,
     picture=peaks_figure,
     summary=peaks_summary,
-    kinds={"nifti", "numpy"},
+    kinds={"nifti", "numba"},
+    decisive=("numba",),
     bids={"ReferenceFrame": "world (scanner RAS+)", "PeakElements": "x, y, z of each peak, strongest first"},
 )
 def csd_peaks(

@@ -32,22 +32,19 @@ NEGATIVITY_WEIGHT = 50.0  # MRtrix3: times the response's l=0 coefficient over t
 NORM_WEIGHT = 0.0002  # MRtrix3: times the first diagonal entry of the normal matrix
 START_ORDER = 4  # MRtrix3: the unconstrained solution that the iteration starts from
 MOST_ROUNDS = 50  # MRtrix3
-BLOCK = 1000  # voxels solved together: their normal matrices take 16 MB
+BLOCK = 1000  # voxels whose peaks are found together: their grids take 8 MB
 
 
 @dataclass(frozen=True, eq=False)
 class Deconvolution:
-    """What all voxels share: the matrices of one shell's directions and one response.
-
-    `fod` gives the same bits as long as voxels come in the same blocks and BLAS has one thread.
-    """
+    """What all voxels share: the matrices of one shell's directions and one response, as `csd_solver` takes them."""
 
     order: int
     forward: Floats  # (directions, coefficients): FOD to signal
     start: Floats  # (directions, coefficients): transposed inverse of low order
-    normal: Floats  # (coefficients, coefficients): forward' forward and the norm's weight
-    constraint: Floats  # (constrained directions, coefficients): weighted amplitudes
-    products: Floats  # (constrained directions, coefficients^2): outer product of each of these rows
+    normal: Floats  # packed: forward' forward and the norm's weight
+    amplitudes: Floats  # (coefficients, constrained directions): weighted
+    products: Floats  # (constrained directions, packed): outer product of each of these
 
     @classmethod
     def of(cls, directions: Floats, response: ResponseFunction, order: int) -> Deconvolution:
@@ -62,29 +59,20 @@ class Deconvolution:
         start[:, low] = np.linalg.pinv(basis).T[:, low] / factors[low]
         constraint = harmonics(order, electrostatic_directions(CONSTRAINED_DIRECTIONS))
         constraint = constraint * (NEGATIVITY_WEIGHT * response.coefficients[0] / CONSTRAINED_DIRECTIONS)
-        products = (constraint[:, :, None] * constraint[:, None, :]).reshape(len(constraint), -1)
-        return cls(order, forward, start, normal, constraint, products)
+        products = _packed(constraint[:, :, None] * constraint[:, None, :])
+        return cls(order, forward, start, _packed(normal), np.ascontiguousarray(constraint.T), products)
 
     def fod(self, signals: Floats) -> Floats:
-        """FODs (voxels, coefficients) of signals (voxels, directions), in the basis of `harmonics`.
+        """FODs (voxels, coefficients) of signals (voxels, directions), in the basis of `harmonics`."""
+        from kwneuro_assets.derivations.compiled import compile_now
+        from kwneuro_assets.derivations.csd_solver import deconvolve
 
-        A voxel is done when the set of its negative directions stays as it was, mostly after four or five rounds.
-        """
-        solution = signals @ self.start
-        right = signals @ self.forward
-        negative = solution @ self.constraint.T < 0
-        active = np.arange(len(signals))
-        for _ in range(MOST_ROUNDS):
-            if not active.size:
-                break
-            matrices = (negative[active].astype(np.float64) @ self.products).reshape(-1, *self.normal.shape)
-            matrices += self.normal
-            solution[active] = np.linalg.solve(matrices, right[active, :, None])[..., 0]
-            now = solution[active] @ self.constraint.T < 0
-            changed = (now != negative[active]).any(axis=1)
-            negative[active] = now
-            active = active[changed]
-        return solution
+        fods = np.empty((len(signals), self.forward.shape[1]))
+        matrices = (self.start, self.forward, self.normal, self.amplitudes, self.products, self.products.sum(axis=0))
+        arguments = (np.ascontiguousarray(signals), fods, *matrices, MOST_ROUNDS)
+        compile_now(deconvolve, *arguments)
+        deconvolve(*arguments)
+        return fods
 
 
 def fit_csd_peaks(
@@ -140,6 +128,12 @@ def fit_csd_peaks(
         progress(done / len(blocks))
     lengths = np.linalg.norm(vectors, axis=2)
     return MapSet({"peaks": scatter(vectors.reshape(count, -1), inside), "peakvalues": scatter(lengths, inside)})
+
+
+def _packed(matrices: Floats) -> Floats:
+    """Symmetric matrices (..., size, size) as (..., size * (size + 1) / 2): the lower triangles, column by column."""
+    column, row = np.triu_indices(matrices.shape[-1])
+    return np.ascontiguousarray(matrices[..., row, column])
 
 
 def _check_response(response: ResponseFunction, shell: Shell) -> None:
