@@ -42,6 +42,9 @@ VOXEL = 6.2  # mm: coarse, but more than the 2200 voxels that 110 diffusion-weig
 # numpy's names before and since version 2.4; it passes over those that it does not know.
 NUMPY_AVX512 = "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR X86_V4"
 NUMPY_AVX2 = f"{NUMPY_AVX512} AVX2 FMA3 X86_V3"
+# Code for another processor is kept on disk under its own name, so neither takes the other's.
+NUMBA_AVX2 = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+sse4.2"}
+NUMBA_SSE = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": "+sse4.2"}
 THREADS = ("KWNEURO_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 REFERENCE = {"KWNEURO_THREADS": "2", "PYTHONHASHSEED": "0"}
 ENVIRONMENTS: dict[str, Mapping[str, str]] = {
@@ -56,7 +59,9 @@ ENVIRONMENTS: dict[str, Mapping[str, str]] = {
     "PyTorch AVX2": {"ATEN_CPU_CAPABILITY": "avx2"},
     "oneDNN AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
     "MKL AVX2": {"MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "numba AVX2": NUMBA_AVX2,
     "all no AVX512": {
+        **NUMBA_AVX2,
         "OPENBLAS_CORETYPE": "Haswell",
         "NPY_DISABLE_CPU_FEATURES": NUMPY_AVX512,
         "ATEN_CPU_CAPABILITY": "avx2",
@@ -64,6 +69,7 @@ ENVIRONMENTS: dict[str, Mapping[str, str]] = {
         "MKL_ENABLE_INSTRUCTIONS": "AVX2",
     },
     "all no AVX2": {
+        **NUMBA_SSE,
         "OPENBLAS_CORETYPE": "Nehalem",
         "NPY_DISABLE_CPU_FEATURES": NUMPY_AVX2,
         "ATEN_CPU_CAPABILITY": "default",

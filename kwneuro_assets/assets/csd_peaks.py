@@ -17,7 +17,7 @@ from kwneuro_assets.settings import PeakSettings
     picture=peaks_figure,
     summary=peaks_summary,
     kinds={"nifti", "numba"},
-    decisive=("numba",),
+    libraries=("numba",),
     bids={"ReferenceFrame": "world (scanner RAS+)", "PeakElements": "x, y, z of each peak, strongest first"},
 )
 def csd_peaks(

@@ -17,8 +17,8 @@ from kwneuro_assets.settings import NoddiSettings
     picture=noddi_figure,
     summary=noddi_summary,
     kinds={"nifti", "numba"},
-    libraries=("dmri-amico",),
-    decisive=("numpy", "numba"),
+    libraries=("dmri-amico", "numba"),
+    decisive=("numpy",),
     bids={"ReferenceFrame": "world (scanner RAS+)"},
 )
 def noddi(denoised_dwi: Dwi, brain_mask: Volume, settings: NoddiSettings, progress: Progress) -> MapSet | NotApplicable:
