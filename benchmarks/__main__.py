@@ -1,98 +1,128 @@
-"""Times each derivation against a peer, in one run, each in a process of its own, and prints a table.
+"""Measures the microstructure steps against their peers, each in a process of its own, and prints tables.
 
-    make bench                                  # the synthetic head
+    make bench                                        # the synthetic head, whole
+    make bench ARGS="--slices 6 --voxels 2000"        # cut down: some minutes
     make bench ARGS="--source DATASET --subject sub-01 --json out.json"
-    make bench ARGS="storage --help"            # the store against plain compression and transfer
-    make bench ARGS="cohort --help"             # the status of thousands of subjects
-    make bench ARGS="automation --help"         # a tick of the sensor over thousands of subjects
-    make bench ARGS="ingestion --help"          # ticks of the ingestion sensor over thousands of subjects
-    make bench ARGS="bits --help"               # what changes the last bits of a derivative
+    make bench ARGS="--kwneuro PYTHON"                # an interpreter that has kwneuro, where this one has not
+    make bench ARGS="--growth"                        # how time grows with voxels, volumes and cores
+    make bench ARGS="storage --help"                  # the store against plain compression and transfer
+    make bench ARGS="cohort --help"                   # the status of thousands of subjects
+    make bench ARGS="automation --help"               # a tick of the sensor over thousands of subjects
+    make bench ARGS="ingestion --help"                # ticks of the ingestion sensor over thousands of subjects
+    make bench ARGS="bits --help"                     # what changes the last bits of a derivative
 
-The mask is the dataset's own or the synthetic head's true one, so that no network is timed but where asked.
+The dataset brings its brain mask, so that no network is timed. Of the peers DIPY is there; AMICO, MRtrix3 (on the
+PATH) and kwneuro are measured where they are installed. All get the same number of threads and of processors.
+
+Steps:
+  denoise           read, Patch2Self, write, with its accuracy: against scikit-learn's exact fit, and against the truth
+                    where the dataset has <source>/truth/<subject>/noise_free_dwi.nii.gz
+  tensor            fit, FA and MD, in memory; MRtrix3's commands are timed with their reading and writing
+  noddi             the dictionary included, in memory
+  chain             `kwneuro-assets run` of DTI and NODDI with all before them, with the parts of its time
+  response, response and csd
+                    the fibre response; that with deconvolution and peaks, MRtrix3's with our response given
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from benchmarks import comparison, tables
+from benchmarks.dataset import Dataset
+from benchmarks.machine import machine
+from benchmarks.peers import PEERS, Setting, interpreter_with_kwneuro
+from benchmarks.process import measure
+from kwneuro_assets.threads import thread_count
 
-from benchmarks import automation, bits, cohort, ingestion, storage
-from benchmarks.steps import STEPS
+OTHERS = ("storage", "cohort", "automation", "ingestion", "bits")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = _arguments()
+    python, version = interpreter_with_kwneuro(arguments.kwneuro)
+    told: dict[str, Any] = {"machine": machine(arguments.threads, version)}
+    with tempfile.TemporaryDirectory() as scratch:
+        choice = {"source": arguments.source and str(arguments.source.absolute())}
+        choice |= {name: getattr(arguments, name) for name in ("subject", "slices", "voxels")}
+        cut = measure("benchmarks.cutting", [scratch, json.dumps(choice)], arguments.threads)
+        if cut.problem:
+            sys.exit(f"the dataset cannot be used: {cut.problem}")
+        told["dataset"] = {"source": str(arguments.source or "synthetic head"), **cut.details}
+        dataset = Dataset(Path(scratch) / "source", cut.details["subject"])
+        setting = Setting(dataset, arguments.threads, Path(scratch), python)
+        tables.print_machine(told["machine"], told["dataset"])
+        told["warm_up"] = comparison.warmed_up(setting, () if arguments.growth else arguments.steps)
+        tables.print_warm_up(told["warm_up"])
+        if arguments.growth:
+            _grow(setting, arguments.steps, told)
+        else:
+            _compare(setting, arguments.steps, told)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(told, indent=2) + "\n")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--source", type=Path, help="a BIDS dataset with a brain mask; the synthetic head by default")
     parser.add_argument("--subject", default="sub-01")
-    parser.add_argument("--steps", default=",".join(STEPS), help="comma-separated")
-    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        source = arguments.source or _synthetic(Path(scratch))
-        rows = [_measured(step, source, arguments.subject) for step in arguments.steps.split(",")]
-    _print(rows)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+    parser.add_argument("--slices", type=_count, help="only so many axial slices about the middle of the brain")
+    parser.add_argument("--voxels", type=_count, help="fit models only in so many voxels about the mask's middle")
+    parser.add_argument("--threads", type=_count, default=thread_count(), help="of each process [%(default)s]")
+    parser.add_argument("--kwneuro", metavar="PYTHON", help="an interpreter that has kwneuro")
+    parser.add_argument("--steps", type=_steps, default=list(PEERS), help=f"comma-separated [{','.join(PEERS)}]")
+    parser.add_argument("--growth", action="store_true", help="tell how our times grow, in place of the peers'")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file, too")
+    return parser.parse_args()
 
 
-def _synthetic(folder: Path) -> Path:
-    from kwneuro_assets.demo.phantom import write_phantom
-
-    source = write_phantom(folder)
-    mask = source / "sub-01" / "dwi" / "sub-01_desc-brain_mask.nii.gz"
-    mask.write_bytes((source / "truth" / "sub-01" / "mask.nii.gz").read_bytes())
-    return source
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
+    return int(text)
 
 
-def _measured(step: str, source: Path, subject: str) -> dict[str, object]:
-    """The figures of a step and of its peer, each from a fresh process."""
-    ours = _run(step, "ours", source, subject)
-    theirs = _run(step, "peer", source, subject) if STEPS[step].peer else {}
-    return {
-        "step": step,
-        "seconds": ours["seconds"],
-        "peak_mb": ours["peak_mb"],
-        "peer": STEPS[step].peer_name,
-        "peer_seconds": theirs.get("seconds"),
-        "peer_peak_mb": theirs.get("peak_mb"),
-    }
+def _steps(text: str) -> list[str]:
+    names = text.split(",")
+    unknown = [name for name in names if name not in PEERS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no such step: {', '.join(unknown)}; there are {', '.join(PEERS)}")
+    return names
 
 
-def _run(step: str, which: str, source: Path, subject: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.steps", step, which, str(source), subject]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{step} ({which}) failed:\n{done.stderr[-2000:]}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+def _compare(setting: Setting, steps: list[str], told: dict[str, Any]) -> None:
+    told["steps"] = []
+    with tables.console.status("") as status:
+        for step in steps:
+            told["steps"].append(comparison.compared(step, setting, status.update))
+        if "denoise" in steps:
+            status.update("denoise: accuracy")
+            told["denoising"] = comparison.accuracy(setting)
+    tables.print_comparison(told["steps"])
+    if "denoise" in steps:
+        tables.print_accuracy(told["denoising"])
+    for row in told["steps"]:
+        tables.print_parts(row)
 
 
-def _print(rows: list[dict[str, object]]) -> None:
-    table = Table("step", "seconds", "peak MB", "peer", "seconds", "peak MB", "peer / ours", box=None, pad_edge=False)
-    for row in rows:
-        ratio = f"{row['peer_seconds'] / row['seconds']:.1f}" if row["peer_seconds"] else ""  # type: ignore[operator]
-        cells = [row["step"], row["seconds"], row["peak_mb"], row["peer"], row["peer_seconds"], row["peer_peak_mb"]]
-        table.add_row(*("" if cell is None else str(cell) for cell in cells), ratio)
-    Console().print(table)
+def _grow(setting: Setting, steps: list[str], told: dict[str, Any]) -> None:
+    from benchmarks.growth import STEPS, grown
 
-
-OTHERS = {
-    "storage": storage.main,
-    "cohort": cohort.main,
-    "automation": automation.main,
-    "ingestion": ingestion.main,
-    "bits": bits.main,
-}
+    with tables.console.status(""):
+        told["growth"] = grown(setting, [step for step in STEPS if step in steps])
+    tables.print_growth(told["growth"])
 
 
 if __name__ == "__main__":
     if sys.argv[1:] and sys.argv[1] in OTHERS:
-        OTHERS[sys.argv[1]](sys.argv[2:])
+        importlib.import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:])
     else:
         main()

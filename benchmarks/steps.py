@@ -1,105 +1,171 @@
-"""One step, ours or its peer's, timed in this process without the reading of its input."""
+"""The steps that are measured, as this project does them: one, timed in this process without the reading of its input.
+
+    python -m benchmarks.steps STEP FOLDER SUBJECT OUT
+
+writes what peers are compared with to the folder OUT, one array (voxels of the mask, ...) for each quantity.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
-import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.dataset import Dataset
+from benchmarks.process import tell, tell_problem, timed
 from kwneuro_assets.derivations.csd import fit_csd_peaks
-from kwneuro_assets.derivations.denoise import denoise
+from kwneuro_assets.derivations.denoise import denoise, patch2self
 from kwneuro_assets.derivations.noddi import fit_noddi
 from kwneuro_assets.derivations.response import estimate_response
-from kwneuro_assets.derivations.tensor import fit_tensor, tensor_volumes
-from kwneuro_assets.imaging import Dwi, NotApplicable, Volume
+from kwneuro_assets.derivations.shells import choose_shell
+from kwneuro_assets.derivations.tensor import fit_tensor
+from kwneuro_assets.imaging import Dwi, InvalidData, MapSet, NotApplicable, ResponseFunction, Volume
 from kwneuro_assets.ingestion.dataset import SourceDataset
 from kwneuro_assets.ingestion.read import read_dwi, read_mask
 from kwneuro_assets.settings import PeakSettings, PipelineSettings, ResponseSettings, SourceSettings
+from kwneuro_assets.storage.nifti import read_nifti, write_nifti
 from kwneuro_assets.subjects import SubjectKey
 
 SETTINGS = PipelineSettings()
-Step = Callable[[Dwi, Volume], object]
+WARM_UP_VOXELS = 50  # enough to compile for, and nothing to compute
+SOME_RESPONSE = (600.0, -300.0, 80.0)  # the shape of any fibre's: too few voxels to estimate one
+
+Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Compared:
-    """A step, and the same by a peer where there is one."""
+class Step:
+    """`prepared` gives what is timed, `compared` what of its result is held against the peers'."""
 
-    ours: Step
-    peer: Step | None = None
-    peer_name: str | None = None
+    prepared: Callable[[Dataset, Path], Callable[[], Any]]
+    compared: Callable[[Any, Dataset], Arrays]
 
 
-def _denoise(dwi: Dwi, mask: Volume) -> object:
+def load_dwi(dataset: Dataset) -> Dwi:
+    found = SourceDataset(SourceSettings(url=str(dataset.folder)))
+    return read_dwi(found, found.series(SubjectKey.parse(dataset.subject)))[0]
+
+
+def load_mask(dataset: Dataset) -> Volume:
+    """The voxels in which models are fitted."""
+    found = SourceDataset(SourceSettings(url=str(dataset.folder)))
+    return read_mask(found, found.mask(SubjectKey.parse(dataset.subject)))[0]
+
+
+def load_brain(dataset: Dataset) -> NDArray[np.bool_]:
+    return np.asarray(read_nifti(dataset.brain).array > 0)
+
+
+def denoised(dwi: Dwi) -> Dwi:
     return denoise(dwi, "patch2self", SETTINGS.denoising.minimum_ratio)
 
 
-def _denoise_by_dipy(dwi: Dwi, mask: Volume) -> object:
-    from dipy.denoise.patch2self import patch2self
-
-    return patch2self(dwi.array, dwi.bvals, b0_denoising=False, shift_intensity=False, verbose=False)
-
-
-def _tensor(dwi: Dwi, mask: Volume) -> object:
+def tensor(dwi: Dwi, mask: Volume) -> MapSet | NotApplicable:
     return fit_tensor(dwi, mask, SETTINGS.dti.max_bvalue)
 
 
-def _tensor_by_dipy(dwi: Dwi, mask: Volume) -> object:
-    from dipy.core.gradients import gradient_table
-    from dipy.reconst.dti import TensorModel
-
-    chosen = tensor_volumes(dwi.gradients, SETTINGS.dti.max_bvalue)
-    if isinstance(chosen, NotApplicable):
-        return None
-    table = gradient_table(dwi.bvals[chosen], bvecs=dwi.world_bvecs[chosen], b0_threshold=dwi.gradients.b0_threshold)
-    fit = TensorModel(table, fit_method="WLS").fit(dwi.array[..., chosen], mask=mask.array > 0)
-    return fit.fa, fit.md
-
-
-def _noddi(dwi: Dwi, mask: Volume) -> object:
+def noddi(dwi: Dwi, mask: Volume) -> MapSet | NotApplicable:
     return fit_noddi(dwi, mask, SETTINGS.noddi.dpar, SETTINGS.noddi.diso, SETTINGS.noddi.directions)
 
 
-def _response(dwi: Dwi, mask: Volume) -> object:
-    chosen = SETTINGS.view(ResponseSettings)
-    return estimate_response(dwi, mask, **chosen.model_dump(exclude={"response"}))
+def response(dwi: Dwi, mask: Volume) -> ResponseFunction | NotApplicable:
+    return estimate_response(dwi, mask, **SETTINGS.view(ResponseSettings).model_dump(exclude={"response"}))
 
 
-def _csd(dwi: Dwi, mask: Volume) -> object:
-    response = _response(dwi, mask)
-    if isinstance(response, NotApplicable):
-        return response
-    return fit_csd_peaks(dwi, mask, response, **SETTINGS.view(PeakSettings).model_dump())  # type: ignore[arg-type]
+def csd(dwi: Dwi, mask: Volume) -> MapSet | NotApplicable:
+    found = response(dwi, mask)
+    return found if isinstance(found, NotApplicable) else peaks(dwi, mask, found)
 
 
-STEPS: dict[str, Compared] = {
-    "denoise": Compared(_denoise, _denoise_by_dipy, "DIPY patch2self version 3"),
-    "tensor": Compared(_tensor, _tensor_by_dipy, "DIPY TensorModel WLS"),
-    "noddi": Compared(_noddi),
-    "response": Compared(_response),
-    "response and csd": Compared(_csd),
+def peaks(dwi: Dwi, mask: Volume, found: ResponseFunction) -> MapSet | NotApplicable:
+    return fit_csd_peaks(dwi, mask, found, **SETTINGS.view(PeakSettings).model_dump())
+
+
+def _file_to_file(dataset: Dataset, out: Path) -> Callable[[], Dwi]:
+    def run() -> Dwi:
+        result = denoised(load_dwi(dataset))
+        with (out / "denoised.nii.gz").open("wb") as file:
+            write_nifti(file, result.volume)
+        return result
+
+    return run
+
+
+def _in_memory(fit: Callable[[Dwi, Volume], Any]) -> Callable[[Dataset, Path], Callable[[], Any]]:
+    def prepared(dataset: Dataset, out: Path) -> Callable[[], Any]:
+        dwi, mask = load_dwi(dataset), load_mask(dataset)
+        return lambda: fit(dwi, mask)
+
+    return prepared
+
+
+def _maps(*names: str) -> Callable[[MapSet, Dataset], Arrays]:
+    def compared(maps: MapSet, dataset: Dataset) -> Arrays:
+        inside = load_mask(dataset).array > 0
+        return {name: maps[name].array[inside] for name in names}
+
+    return compared
+
+
+STEPS: dict[str, Step] = {
+    "denoise": Step(_file_to_file, lambda dwi, dataset: {"signal": dwi.signals(load_brain(dataset))}),
+    "tensor": Step(_in_memory(tensor), _maps("fa", "md")),
+    "noddi": Step(_in_memory(noddi), _maps("ndi", "odi", "fwf")),
+    "response": Step(_in_memory(response), lambda found, dataset: {}),
+    "response and csd": Step(_in_memory(csd), _maps("peaks")),
 }
 
 
-def main(step: str, which: str, source: str, subject: str) -> None:
-    dataset = SourceDataset(SourceSettings(url=source))
-    key = SubjectKey.parse(subject)
-    dwi, _ = read_dwi(dataset, dataset.series(key))
-    mask, _ = read_mask(dataset, dataset.mask(key))
-    compared = STEPS[step]
-    compute = compared.ours if which == "ours" else compared.peer
-    assert compute is not None
-    started = time.perf_counter()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        compute(dwi, mask)
-    seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": round(seconds, 2), "peak_mb": round(peak)}))
+def warm_up(dataset: Dataset) -> dict[str, float]:
+    """The seconds of the first calls, on a few voxels: what they compile is kept on disk for other processes."""
+    dwi, mask = load_dwi(dataset), load_mask(dataset)
+    few = np.flatnonzero(mask.array)[:WARM_UP_VOXELS]
+    small = np.zeros(mask.array.size, np.uint8)
+    small[few] = 1
+    part = Volume(small.reshape(mask.array.shape), mask.affine)
+    z = int(np.argwhere(mask.array)[:, 2].mean())
+    slab = Dwi(Volume(np.asfortranarray(dwi.array[:, :, z : z + 1]), dwi.affine), dwi.gradients)
+    calls: dict[str, Callable[[], object]] = {
+        "denoise": lambda: patch2self(slab),
+        "tensor": lambda: tensor(dwi, part),
+        "noddi": lambda: noddi(dwi, part),
+    }
+    shell = choose_shell(dwi.gradients, SETTINGS.csd.shell, SETTINGS.csd.max_order)
+    if not isinstance(shell, NotApplicable):
+        some = ResponseFunction(np.array(SOME_RESPONSE), shell.shell.bvalue)
+        calls["csd"] = lambda: peaks(dwi, part, some)
+    seconds = {}
+    for name, call in calls.items():
+        started = time.perf_counter()
+        call()
+        seconds[name] = round(time.perf_counter() - started, 2)
+    return seconds
+
+
+def main(name: str, folder: str, subject: str, out: str) -> None:
+    dataset, place = Dataset(Path(folder), subject), Path(out)
+    if name == "warm-up":
+        first = warm_up(dataset)
+        tell({"seconds": round(sum(first.values()), 2), "first_calls": first})
+        return
+    step = STEPS[name]
+    try:
+        result, figures = timed(step.prepared(dataset, place))
+    except InvalidData as error:  # a mask too small for a response, say
+        tell_problem(str(error))
+        return
+    if isinstance(result, NotApplicable):
+        tell_problem(result.reason)
+        return
+    for quantity, values in step.compared(result, dataset).items():
+        np.save(place / f"{quantity}.npy", values)
+    tell(figures)
 
 
 if __name__ == "__main__":

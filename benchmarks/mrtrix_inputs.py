@@ -1,0 +1,55 @@
+"""What MRtrix3 gets, made beforehand: the volumes that we use as uncompressed .mif, the mask, our response as text.
+
+python -m benchmarks.mrtrix_inputs STEP FOLDER SUBJECT OUT
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.dataset import Dataset
+from benchmarks.process import tell, tell_problem
+from benchmarks.steps import SETTINGS, load_dwi, load_mask, response
+from kwneuro_assets.derivations.shells import choose_shell
+from kwneuro_assets.derivations.tensor import tensor_volumes
+from kwneuro_assets.imaging import NotApplicable
+
+
+def main(step: str, folder: str, subject: str, out: str) -> None:
+    dataset, place = Dataset(Path(folder), subject), Path(out)
+    dwi = load_dwi(dataset)
+    if step == "tensor":
+        chosen = tensor_volumes(dwi.gradients, SETTINGS.dti.max_bvalue)
+        if isinstance(chosen, NotApplicable):
+            tell_problem(chosen.reason)
+            return
+        _convert(dataset, place, [int(index) for index in chosen])
+    else:
+        shell = choose_shell(dwi.gradients, SETTINGS.csd.shell, SETTINGS.csd.max_order)
+        found = response(dwi, load_mask(dataset))
+        for refusal in (shell, found):
+            if isinstance(refusal, NotApplicable):
+                tell_problem(refusal.reason)
+                return
+        assert not isinstance(shell, NotApplicable)
+        assert not isinstance(found, NotApplicable)
+        (place / "response.txt").write_text(" ".join(map(repr, found.coefficients.tolist())) + "\n")
+        (place / "order.txt").write_text(str(shell.order))
+        _convert(dataset, place, shell.shell.indices)
+    tell({"seconds": 0})
+
+
+def _convert(dataset: Dataset, out: Path, volumes: Sequence[int]) -> None:
+    numbers = ",".join(map(str, volumes))
+    gradients = ["-fslgrad", str(dataset.bvec), str(dataset.bval)]
+    # The layout that MRtrix3's commands ask for, a voxel's volumes beside each other, so that none converts anything.
+    image = ["-coord", "3", numbers, *gradients, "-strides", "0,0,0,1", str(dataset.image), str(out / "dwi.mif")]
+    for words in (image, ["-datatype", "bit", str(dataset.mask), str(out / "mask.mif")]):
+        subprocess.run(["mrconvert", "-quiet", "-force", *words], check=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,47 @@
+"""MRtrix3's commands for a step, timed whole, with what they read and write; `mrtrix_inputs` made their inputs.
+
+python -m benchmarks.mrtrix_peer STEP OUT THREADS
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.process import tell, wait_for
+
+
+def commands(step: str, out: Path) -> list[list[str]]:
+    image, mask = str(out / "dwi.mif"), str(out / "mask.mif")
+    if step == "tensor":
+        maps = ["-fa", str(out / "fa.nii"), "-adc", str(out / "md.nii")]
+        return [
+            ["dwi2tensor", "-mask", mask, image, str(out / "tensor.mif")],
+            ["tensor2metric", "-mask", mask, *maps, str(out / "tensor.mif")],
+        ]
+    order = (out / "order.txt").read_text()
+    fod = str(out / "fod.mif")
+    return [
+        ["dwi2fod", "csd", "-mask", mask, "-lmax", order, image, str(out / "response.txt"), fod],
+        ["sh2peaks", "-mask", mask, "-num", "5", fod, str(out / "peaks.nii")],
+    ]
+
+
+def main(step: str, out: str, threads: str) -> None:
+    seconds, cpu, peak = 0.0, 0.0, 0
+    for command in commands(step, Path(out)):
+        started = time.perf_counter()
+        process = subprocess.Popen([*command, "-quiet", "-force", "-nthreads", threads])
+        usage = wait_for(process)
+        seconds += time.perf_counter() - started
+        cpu += usage.ru_utime + usage.ru_stime
+        peak = max(peak, usage.ru_maxrss)
+        if process.returncode:
+            sys.exit(f"{command[0]} failed with exit code {process.returncode}")
+    tell({"seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3), "peak_mb": round(peak / 1024)})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,165 @@
+"""The measuring tool of the kernels, on a head that is small enough to be measured in seconds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from benchmarks.comparison import accuracy, compared
+from benchmarks.cutting import SYNTHETIC, cut
+from benchmarks.dataset import Dataset
+from benchmarks.differences import angles
+from benchmarks.growth import part_of_volumes
+from benchmarks.peers import DIPY_DENOISING, KWNEURO, NOT_INSTALLED, PEERS, Setting
+from benchmarks.process import measure
+from benchmarks.steps import load_brain, load_dwi
+from kwneuro_assets.demo.phantom import centred_affine, write_phantom
+
+SHAPE = (16, 20, 18)
+SLICES, VOXELS = 5, 60
+SUBJECT = SYNTHETIC
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole head of 10 mm voxels with its brain mask, lying on its side: the third voxel axis points left."""
+    place = tmp_path_factory.mktemp("benchmarks") / "head"
+    to_the_left = np.array([[0.0, 0, -1], [1, 0, 0], [0, 1, 0]])
+    write_phantom(place, SUBJECT, affine=centred_affine(SHAPE, to_the_left, 10.0), shape=SHAPE)
+    mask = place / SUBJECT / "dwi" / f"{SUBJECT}_desc-brain_mask.nii.gz"
+    mask.write_bytes((place / "truth" / SUBJECT / "mask.nii.gz").read_bytes())
+    return place
+
+
+@pytest.fixture(scope="module")
+def small(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return cut(source, SUBJECT, SLICES, VOXELS, tmp_path_factory.mktemp("cut") / "source")
+
+
+@pytest.fixture
+def setting(small: Dataset, tmp_path: Path) -> Setting:
+    return Setting(small, 1, tmp_path, None)
+
+
+def test_slices_are_axial_and_stay_where_they_are(source: Path, small: Dataset) -> None:
+    whole = nibabel.load(source / SUBJECT / "dwi" / f"{SUBJECT}_dwi.nii.gz")
+    slab = nibabel.load(small.image)
+    assert slab.shape[:3] == (SHAPE[0], SLICES, SHAPE[2])  # its second voxel axis points up
+    start = np.linalg.inv(whole.affine) @ slab.affine[:, 3]
+    first = round(start[1])
+    np.testing.assert_allclose(start, [0, first, 0, 1], atol=1e-4)
+    expected = np.asarray(whole.dataobj)[:, first : first + SLICES]
+    np.testing.assert_array_equal(np.asarray(slab.dataobj), expected)
+    assert nibabel.load(small.truth).shape == slab.shape
+
+
+def test_the_voxels_that_are_kept_are_the_nearest_to_the_middle(small: Dataset) -> None:
+    brain = np.asarray(nibabel.load(small.brain).dataobj) > 0
+    kept = np.asarray(nibabel.load(small.mask).dataobj) > 0
+    assert np.count_nonzero(kept) == VOXELS
+    assert brain[kept].all()
+    distance = np.linalg.norm(np.argwhere(brain) - np.argwhere(brain).mean(axis=0), axis=1)
+    assert distance[kept[brain]].max() <= distance[~kept[brain]].min()
+
+
+def test_what_is_not_cut_is_read_as_it_lies_there(source: Path, tmp_path: Path) -> None:
+    whole = cut(source, SUBJECT, None, None, tmp_path / "source")
+    assert whole.image.resolve() == (source / SUBJECT / "dwi" / f"{SUBJECT}_dwi.nii.gz").resolve()
+    assert load_dwi(whole).array.shape[:3] == SHAPE
+
+
+@pytest.mark.slow
+def test_the_tensor_is_that_of_its_peers(setting: Setting) -> None:
+    row = compared("tensor", setting, lambda what: None)
+    dipy, mrtrix = row["peers"]
+    assert row["seconds"] > 0
+    assert dipy["ratio"] == pytest.approx(dipy["seconds"] / row["seconds"], rel=0.01)
+    fa, md = dipy["differences"]
+    assert fa["largest"] < 1e-5  # float32
+    assert md["largest"] < 1e-8
+    if shutil.which("dwi2tensor"):
+        # MRtrix3 weights by the signals of a fit that is itself weighted.
+        assert mrtrix["differences"][0]["mean"] < 0.01
+        assert mrtrix["differences"][1]["mean"] < 1e-5
+    else:
+        assert mrtrix["problem"] == NOT_INSTALLED
+
+
+def test_a_peer_that_is_not_installed_is_told_and_stops_nothing(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.peers.shutil.which", lambda name: None)
+    monkeypatch.setitem(PEERS, "response", (PEERS["tensor"][1], KWNEURO))
+    row = compared("response", setting, lambda what: None)
+    assert [peer["problem"] for peer in row["peers"]] == [NOT_INSTALLED, NOT_INSTALLED]
+
+
+def test_a_step_that_the_data_do_not_allow_says_why(setting: Setting) -> None:
+    too_small = cut_to(setting, 20)
+    assert "at least 50 voxels" in compared("response", too_small, lambda what: None)["problem"]
+
+
+def test_a_process_that_fails_is_told_with_its_last_words(small: Dataset) -> None:
+    found = measure("benchmarks.steps", ["juggling", small.folder, small.subject, "."], 1)
+    assert found.problem == "failed with exit code 1: KeyError: 'juggling'"
+
+
+@pytest.mark.slow
+def test_denoising_is_the_exact_fit_and_nearer_to_the_truth(source: Path, tmp_path: Path) -> None:
+    whole = Setting(cut(source, SUBJECT, None, VOXELS, tmp_path / "source"), 1, tmp_path, None)
+    dipy = DIPY_DENOISING.measured("denoise", whole)
+    assert not dipy.problem
+    # The b=0 volumes of this head are spread over it: left alone by DIPY, they are in their places.
+    signals = np.load(whole.out("denoise", DIPY_DENOISING.name) / "signal.npy")
+    noisy, brain = load_dwi(whole.dataset), load_brain(whole.dataset)
+    b0 = np.flatnonzero(noisy.b0_mask)
+    assert b0.max() > b0.size
+    np.testing.assert_array_equal(signals[:, b0], noisy.signals(brain, b0))
+    told = accuracy(whole)
+    if "problem" in told:
+        assert "ratio" in told["problem"]
+        pytest.skip(told["problem"])
+    assert told["oracle"]["largest"] < 1e-5  # float32 of the result; the fit itself is float64 in both
+    assert told["rms_error"]["ours"] < told["rms_error"]["noisy"]
+    assert set(told["bias"]["ours"]) == {"md", "fa", "ndi"}
+
+
+def test_angles_of_axes_have_no_sign_and_take_the_nearest() -> None:
+    first = np.array([[0, 0, 2.0, 9, 9, 9], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
+    others = np.array([[1, 0, 0, 0, 0, -1.0], [np.nan, np.nan, np.nan, 1, 1, 0], [1, 0, 0, 0, 0, 0]])
+    np.testing.assert_allclose(angles(first, others), [0, 45], atol=1e-6)
+
+
+def test_a_part_of_the_volumes_keeps_b0_and_every_shell(small: Dataset) -> None:
+    dwi = load_dwi(small)
+    part = part_of_volumes(dwi, 0.25)
+    assert np.count_nonzero(part.b0_mask) == np.count_nonzero(dwi.b0_mask)
+    before, after = ([len(shell.indices) for shell in one.gradients.shells()] for one in (dwi, part))
+    assert after == [max(round(count / 4), 1) for count in before]
+
+
+@pytest.mark.slow
+def test_the_parts_of_the_chains_time_are_all_of_it(setting: Setting) -> None:
+    row = compared("chain", setting, lambda what: None)
+    assert sum(row["parts"].values()) == pytest.approx(row["seconds"], abs=0.1)
+    assert min(row["parts"].values()) >= 0
+    assert set(row["steps"]) == {"denoised_dwi", "mean_b0", "brain_mask", "dti", "noddi"}
+    assert row["peers"] == [{"peer": "kwneuro", "problem": NOT_INSTALLED}]
+    json.dumps(row)
+
+
+def cut_to(setting: Setting, voxels: int) -> Setting:
+    """The same with another number of voxels."""
+    image = nibabel.load(setting.dataset.mask)
+    kept = np.asarray(image.dataobj).copy()
+    kept[tuple(np.argwhere(kept)[voxels:].T)] = 0
+    folder = setting.scratch / "smaller"
+    shutil.copytree(setting.dataset.folder, folder, symlinks=True)
+    smaller = Dataset(folder, setting.dataset.subject)
+    nibabel.save(nibabel.Nifti1Image(kept, image.affine), smaller.mask)
+    return Setting(smaller, setting.threads, setting.scratch, None)
