@@ -140,6 +140,7 @@ class PeakSettings(ShellSettings):
     peaks: int = Field(5, ge=1, le=10, description="Most peaks stored in a voxel.")
     relative_threshold: float = Field(0.1, ge=0, lt=1, description="Lowest peak, as a share of the voxel's largest.")
     minimum_angle: float = Field(25, ge=0, le=90, description="Least angle between two peaks, degrees.")
+    fod: bool = Field(False, description="Store the coefficients of the FODs, too, as MRtrix3's tools take them.")
 
 
 class CsdSettings(ResponseSettings, PeakSettings):

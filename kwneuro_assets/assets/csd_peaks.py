@@ -18,7 +18,11 @@ from kwneuro_assets.settings import PeakSettings
     summary=peaks_summary,
     kinds={"nifti", "numba"},
     libraries=("numba",),
-    bids={"ReferenceFrame": "world (scanner RAS+)", "PeakElements": "x, y, z of each peak, strongest first"},
+    bids={
+        "ReferenceFrame": "world (scanner RAS+)",
+        "PeakElements": "x, y, z of each peak, strongest first",
+        "FodElements": "even spherical harmonics in MRtrix3's order and normalisation",
+    },
 )
 def csd_peaks(
     denoised_dwi: Dwi, brain_mask: Volume, fiber_response: ResponseFunction, settings: PeakSettings, progress: Progress
@@ -33,5 +37,6 @@ def csd_peaks(
         peaks=settings.peaks,
         relative_threshold=settings.relative_threshold,
         minimum_angle=settings.minimum_angle,
+        fod=settings.fod,
         progress=progress,
     )

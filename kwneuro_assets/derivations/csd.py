@@ -85,6 +85,7 @@ def fit_csd_peaks(
     peaks: int,
     relative_threshold: float,
     minimum_angle: float,
+    fod: bool = False,
     progress: Progress = silent,
 ) -> MapSet | NotApplicable:
     """The FOD of every voxel of `mask` on one shell, and its peaks.
@@ -95,7 +96,7 @@ def fit_csd_peaks(
 
     Maps, float32, zero outside the mask and where a voxel has fewer peaks: `peaks` (x, y, z, 3 * peaks), vectors in
     the world frame (scanner RAS+), strongest first, as long as the FOD is high there; `peakvalues`
-    (x, y, z, peaks), these lengths.
+    (x, y, z, peaks), these lengths. With `fod`, also `fod` (x, y, z, coefficients), in MRtrix3's basis and frame.
 
     NotApplicable where `choose_shell` finds no shell. Raises InvalidData for a shell that does not exist, a mask that
     is empty, not binary or on another grid, and a response of another shell or with as much signal along the
@@ -113,10 +114,14 @@ def fit_csd_peaks(
     signals = dwi.signals(inside.array > 0, indices)
     count = len(signals)
     vectors = np.zeros((count, peaks, 3), np.float32)
+    coefficients = np.zeros((count if fod else 0, model.forward.shape[1]), np.float32)
 
     def fit(block: slice) -> None:
+        solved = model.fod(signals[block].astype(np.float64))
+        if fod:
+            coefficients[block] = solved
         vectors[block] = find_peaks(
-            model.fod(signals[block].astype(np.float64)),
+            solved,
             chosen.order,
             peaks=peaks,
             relative_threshold=relative_threshold,
@@ -127,7 +132,8 @@ def fit_csd_peaks(
     for done, _ in enumerate(parallel_map(fit, blocks), start=1):
         progress(done / len(blocks))
     lengths = np.linalg.norm(vectors, axis=2)
-    return MapSet({"peaks": scatter(vectors.reshape(count, -1), inside), "peakvalues": scatter(lengths, inside)})
+    maps = {"peaks": vectors.reshape(count, -1), "peakvalues": lengths, **({"fod": coefficients} if fod else {})}
+    return MapSet({name: scatter(values, inside) for name, values in maps.items()})
 
 
 def _packed(matrices: Floats) -> Floats:

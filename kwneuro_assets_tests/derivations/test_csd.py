@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -104,6 +105,26 @@ def test_fods_of_a_real_patch_are_those_of_mrtrix3_coefficient_by_coefficient(pa
     # Turning the 300 directions changes the coefficients as much as this; a wrong sign or column would be 100 %.
     assert np.percentile(error, 99) <= 0.02
     assert error.max() <= 0.03
+
+
+def test_stored_fods_are_mrtrix3s_in_its_basis_and_change_nothing_beside_them(patch: Patch) -> None:
+    plain = _fitted(patch.dwi, patch.mask, patch.response)
+    maps = _fitted(patch.dwi, patch.mask, patch.response, fod=True)
+    assert list(plain) == ["peaks", "peakvalues"]
+    assert maps["fod"].shape == (*patch.mask.grid, 45)
+    assert np.percentile(np.abs(maps["fod"].array[patch.inside] - patch.fod) / np.abs(patch.fod).max(), 99) <= 0.02
+    assert not maps["fod"].array[~patch.inside].any()
+    np.testing.assert_array_equal(maps["peaks"].array, plain["peaks"].array)
+
+
+@pytest.mark.skipif(not shutil.which("sh2peaks"), reason="MRtrix3 is not installed")
+def test_mrtrix3_finds_our_peaks_in_our_fods(patch: Patch, tmp_path: Path) -> None:
+    maps = _fitted(patch.dwi, patch.mask, patch.response, fod=True)
+    nibabel.save(nibabel.Nifti1Image(maps["fod"].array, patch.mask.affine), tmp_path / "fod.nii")
+    subprocess.run(["sh2peaks", "-quiet", "-num", "1", "fod.nii", "peaks.nii"], cwd=tmp_path, check=True)
+    theirs = np.nan_to_num(nibabel.load(tmp_path / "peaks.nii").get_fdata()[patch.inside])
+    ours = _vectors(maps, patch.inside)
+    assert np.percentile(_nearest_angle(theirs, ours), 99) < 0.1
 
 
 def test_blocks_of_voxels_are_solved_like_single_ones(patch: Patch) -> None:

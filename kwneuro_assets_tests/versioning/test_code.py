@@ -32,6 +32,7 @@ USERS: dict[str, tuple[object, set[str]]] = {
     "csd.peaks": (3, {"csd_peaks"}),
     "csd.relative_threshold": (0.2, {"csd_peaks"}),
     "csd.minimum_angle": (30, {"csd_peaks"}),
+    "csd.fod": (True, {"csd_peaks"}),
     "tracts.mask_threshold": (0.4, {"tract_masks"}),
     "tracts.ending_threshold": (0.4, {"tract_endings"}),
     "tracts.dilation": (2, {"tract_orientations"}),
