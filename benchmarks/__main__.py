@@ -10,6 +10,7 @@
     make bench ARGS="automation --help"               # a tick of the sensor over thousands of subjects
     make bench ARGS="ingestion --help"                # ticks of the ingestion sensor over thousands of subjects
     make bench ARGS="bits --help"                     # what changes the last bits of a derivative
+    make bench ARGS="noise --help"                    # fibre directions at several levels of noise
 
 The dataset brings its brain mask, so that no network is timed. Of the peers DIPY is there; AMICO, MRtrix3 (on the
 PATH) and kwneuro are measured where they are installed. All get the same number of threads and of processors.
@@ -41,7 +42,7 @@ from benchmarks.peers import PEERS, Setting, interpreter_with_kwneuro
 from benchmarks.process import measure
 from kwneuro_assets.threads import thread_count
 
-OTHERS = ("storage", "cohort", "automation", "ingestion", "bits")
+OTHERS = ("storage", "cohort", "automation", "ingestion", "bits", "noise")
 
 
 def main() -> None:
