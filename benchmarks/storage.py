@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kwneuro_assets.imaging import Volume
-from kwneuro_assets.storage.nifti import COMPRESSION_LEVEL
+from kwneuro_assets.storage.gzip_stream import COMPRESSION_LEVEL
 from kwneuro_assets.storage.sidecar import Provenance
 from kwneuro_assets.storage.store import DerivativeStore, Verify
 from kwneuro_assets.subjects import SubjectKey

@@ -22,7 +22,8 @@ def load(asset: str, subject: str, *, maps: Sequence[str] | None = None, volumes
     Reads the store that KWNEURO_STORE or the settings name, local or remote, and compares every file that it reads with
     its checksum, as `store.verify` says. Returns a Volume, Dwi, MapSet, ResponseFunction, Table, Report, or
     NotApplicable. `maps` chooses from a MapSet; `volumes` from a 4-D image, and gives a Volume, without decompressing
-    what lies behind the last of them.
+    what lies behind the last of them. A Dwi of more than 2 GB stays in its file: `images()` and `signals()` read
+    from it what they need, `array` all of it.
 
     Raises StorageError where the derivative is missing or damaged or the store cannot be read, InvalidData for a
     subject that is no BIDS key and for a part that there is not, KeyError for an asset that does not exist.

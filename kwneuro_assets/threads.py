@@ -7,8 +7,9 @@ of a derivative. So BLAS gets one thread for each call, and the calls run beside
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
@@ -38,10 +39,33 @@ def one_blas_thread() -> AbstractContextManager[Any]:
     return limits
 
 
-def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def parallel_map(
+    function: Callable[[Item], Result], items: Iterable[Item], *, at_most: int | None = None
+) -> Iterator[Result]:
     """What `function` gives for each item, in the order of the items, computed by `thread_count()` threads.
 
-    For functions that spend their time in numpy, which frees the interpreter meanwhile.
+    For functions that spend their time in numpy, which frees the interpreter meanwhile. `at_most` bounds the threads
+    where the memory that each takes matters.
     """
-    with one_blas_thread(), ThreadPoolExecutor(thread_count()) as pool:
-        yield from pool.map(function, items)
+    with one_blas_thread():
+        yield from map_ahead(function, items, min(thread_count(), at_most or thread_count()))
+
+
+def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """As `parallel_map`, by this many threads, for functions that call no BLAS.
+
+    The work is never further ahead of who takes the results than two items for each thread, so that neither the items
+    nor the results need ever be in memory together.
+    """
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import pytest
 from threadpoolctl import threadpool_info
 
-from kwneuro_assets.threads import one_blas_thread, parallel_map, thread_count
+from kwneuro_assets.threads import map_ahead, one_blas_thread, parallel_map, thread_count
 
 
 def test_the_environment_sets_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,3 +51,34 @@ def test_blas_has_one_thread_inside_and_as_many_as_before_outside() -> None:
     with one_blas_thread():
         assert set(blas()) == {1}
     assert blas() == before
+
+
+def test_work_is_only_a_little_ahead_of_who_takes_the_results() -> None:
+    begun: list[int] = []
+
+    def items() -> Iterator[int]:
+        for item in range(100):
+            begun.append(item)
+            yield item
+
+    results = map_ahead(lambda item: -item, items(), 3)
+    for expected in range(20):
+        assert next(results) == -expected
+        assert len(begun) <= expected + 1 + 2 * 3
+    assert list(results) == [-item for item in range(20, 100)]
+
+
+def test_threads_can_be_fewer_where_each_takes_much_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KWNEURO_THREADS", "4")
+    at_work: list[int] = []
+    most: list[int] = []
+
+    def work(item: int) -> int:
+        at_work.append(item)
+        most.append(len(at_work))
+        time.sleep(0.01)
+        at_work.remove(item)
+        return item
+
+    assert list(parallel_map(work, range(12), at_most=2)) == list(range(12))
+    assert max(most) <= 2

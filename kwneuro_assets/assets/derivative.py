@@ -32,6 +32,7 @@ from dagster import (
 from kwneuro_assets.assets.memory import PeakMemory
 from kwneuro_assets.errors import ActionableError
 from kwneuro_assets.imaging import Dwi, MapSet, NotApplicable, Volume
+from kwneuro_assets.imaging.volume import OnGrid
 from kwneuro_assets.processes import mark_process
 from kwneuro_assets.settings import PipelineSettings, Section, SettingsError
 from kwneuro_assets.storage.deferred import DEFERRED, Deferred
@@ -331,11 +332,8 @@ def _describe(value: Value) -> dict[str, str]:
         first = next(iter(value.values()))
         maps = ", ".join(name + "".join(f" ({size})" for size in one.shape[3:]) for name, one in value.items())
         return {"shape": f"{_times(first.grid)}: {maps}", "voxel_size_mm": _times(first.voxel_size)}
-    if isinstance(value, Dwi):
-        value = value.volume
-    if isinstance(value, Volume):
-        return {"shape": _times(value.shape), "voxel_size_mm": _times(value.voxel_size)}
-    return {}
+    image: OnGrid | None = value.volume if isinstance(value, Dwi) else value if isinstance(value, Volume) else None
+    return {"shape": _times(image.shape), "voxel_size_mm": _times(image.voxel_size)} if image else {}
 
 
 def _times(sizes: Iterable[float]) -> str:

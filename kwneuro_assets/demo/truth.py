@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kwneuro_assets.imaging import Dwi, MapSet, Volume
-from kwneuro_assets.imaging.volume import require_same_grid
+from kwneuro_assets.imaging.volume import OnGrid, require_same_grid
 
 MOSTLY_WHITE = 0.7  # volume fraction from which a voxel counts as white matter
 ONLY_FIBRE = 0.95  # share of a voxel's fibres from which the first is the only one
@@ -86,7 +86,7 @@ class _Truth:
     def noise_rms(self) -> float:
         return float(json.loads((self.folder / "noise.json").read_text(encoding="utf-8"))["rms_in_mask"])
 
-    def check(self, volume: Volume, asset: str) -> None:
+    def check(self, volume: OnGrid, asset: str) -> None:
         require_same_grid(volume, self.grid, asset, "the truth")
 
     def fibres(self) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

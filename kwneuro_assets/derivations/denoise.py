@@ -10,13 +10,17 @@ with the weights -P[:, j] / P[j, j].
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kwneuro_assets.imaging import Dwi, InvalidData
+from kwneuro_assets.imaging import Dwi, InvalidData, Volume, streamed
+from kwneuro_assets.imaging.scratch import ScratchSeries
+from kwneuro_assets.imaging.volume import not_finite, require_finite
 from kwneuro_assets.progress import Progress, silent
 from kwneuro_assets.threads import one_blas_thread, parallel_map
 
@@ -28,6 +32,7 @@ ROBUST_RANGE = (2.0, 98.0)
 RIDGE = 1e-10  # of a volume's variance: nothing beside noise, enough to invert where a volume occurs twice
 CONSTANT = 1e-6  # relative standard deviation (float32's rounding) below which a volume counts as constant
 MOMENTS_SHARE = 0.25  # of the work: the rest, predicting everywhere, takes about three times as long
+FLOAT64_BYTES = 1 << 30  # of the slices that are worked on at once, by as many threads as that allows
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +85,14 @@ def patch2self(dwi: Dwi, *, progress: Progress = silent) -> Dwi:
     is constant over the foreground. Voxels without any diffusion-weighted signal stay zero. A signal is never
     negative, so predictions below zero become zero; there is no other shift. float32, in Fortran order.
 
+    A series that is streamed is read a few times over, in slabs of slices, and what comes of it goes to a compressed
+    file in the folder for temporary files, from which it is streamed in turn; raises ScratchError where there is no
+    room. The values are the same.
+
     Raises InvalidData where the mean b=0 is the same everywhere, so that nothing stands out as foreground.
     """
+    if isinstance(dwi.volume, Volume) and not dwi.array.flags.f_contiguous:  # gathering volumes takes for ever in it
+        dwi = dwi.with_array(np.asfortranarray(dwi.array))
     inside = foreground(dwi)
     if not inside.any():
         raise InvalidData("mean b=0 image", expected="a foreground brighter than the rest", found="no contrast")
@@ -93,22 +104,33 @@ def patch2self(dwi: Dwi, *, progress: Progress = silent) -> Dwi:
         return dwi
     weighted, mean = weighted[varying], mean[varying, None]
     weights = leave_one_out_weights(gram[np.ix_(varying, varying)]).T
-    denoised = dwi.array.copy(order="F")
 
-    def predict(z: int) -> None:
-        signals = _signals(dwi, z, weighted)
+    def predict(slab: NDArray[np.float32], z: int) -> None:
+        signals = _signals(slab, z, weighted)
         dark = ~signals.any(axis=0)
         signals -= mean
         predicted = weights @ signals
         predicted += mean
         np.maximum(predicted, 0, out=predicted)
         predicted[:, dark] = 0
-        denoised[:, :, z].T[weighted] = predicted.reshape(-1, *inside.shape[1::-1])
+        slab[:, :, z].T[weighted] = predicted.reshape(-1, *inside.shape[1::-1])
 
-    slices = inside.shape[2]
-    for done, _ in enumerate(parallel_map(predict, range(slices)), start=1):
-        progress(MOMENTS_SHARE + (1 - MOMENTS_SHARE) * done / slices)
-    return dwi.with_array(denoised)
+    def denoised() -> Iterator[NDArray[np.float32]]:
+        for part, slab in _slabs(dwi):
+            array = slab if slab.flags.writeable else slab.copy(order="F")
+            slices = parallel_map(partial(predict, array), range(len(part)), at_most=_at_once(dwi))
+            for done, _ in enumerate(slices, start=part.start + 1):
+                progress(MOMENTS_SHARE + (1 - MOMENTS_SHARE) * done / inside.shape[2])
+            yield array
+
+    if isinstance(dwi.volume, Volume):
+        (whole,) = denoised()
+        return dwi.with_array(whole)
+    scratch = ScratchSeries()
+    for slab in denoised():
+        require_finite(not_finite(slab), slab.size)  # as Volume does
+        scratch.add(slab)
+    return replace(dwi, volume=scratch.volume(dwi.volume.grid, dwi.affine))
 
 
 def leave_one_out_weights(gram: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -140,26 +162,58 @@ def _moments(
     dwi: Dwi, volumes: NDArray[np.intp], inside: NDArray[np.bool_], progress: Progress
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean (n,) and centred Gram matrix (n, n) of those volumes over the voxels `inside`."""
+    positions = np.flatnonzero(inside.ravel(order="F"))
+
+    def total(image: NDArray[np.float32]) -> np.float64:
+        return image.ravel(order="F")[positions].sum(dtype=np.float64)
+
+    mean = np.array(list(parallel_map(total, dwi.images(volumes.tolist())))) / positions.size
     chosen = [inside[:, :, z].T.ravel() for z in range(inside.shape[2])]
     slices = [z for z, some in enumerate(chosen) if some.any()]
 
-    def total(z: int) -> NDArray[np.float64]:
-        return np.asarray(_signals(dwi, z, volumes)[:, chosen[z]].sum(axis=1))
-
-    mean = np.sum(list(parallel_map(total, slices)), axis=0) / int(np.count_nonzero(inside))
-
-    def centred_product(z: int) -> NDArray[np.float64]:
-        signals = _signals(dwi, z, volumes)[:, chosen[z]] - mean[:, None]
+    def centred_product(slab: NDArray[np.float32], start: int, z: int) -> NDArray[np.float64]:
+        signals = _signals(slab, z - start, volumes)[:, chosen[z]] - mean[:, None]
         return np.asarray(signals @ signals.T)
 
     gram = np.zeros((volumes.size, volumes.size))
-    for done, product in enumerate(parallel_map(centred_product, slices), start=1):
-        gram += product
-        progress(MOMENTS_SHARE * done / len(slices))
+    done = 0
+    for part, slab in _slabs(dwi):
+        product = partial(centred_product, slab, part.start)
+        for one in parallel_map(product, [z for z in slices if z in part], at_most=_at_once(dwi)):
+            gram += one
+            done += 1
+            progress(MOMENTS_SHARE * done / len(slices))
     return mean, gram
 
 
-def _signals(dwi: Dwi, z: int, volumes: NDArray[np.intp]) -> NDArray[np.float64]:
+def _slabs(dwi: Dwi) -> Iterator[tuple[range, NDArray[np.float32]]]:
+    """The series in slabs of slices, (x, y, slices, n): which slices these are, and their voxels.
+
+    The whole array, read-only, where the series is in memory. Else as many slices at once as may be in memory, each
+    slab in the place of the one before it.
+    """
+    x, y, z = dwi.volume.grid
+    if isinstance(dwi.volume, Volume):
+        yield range(z), dwi.array
+        return
+    count = dwi.volume.shape[3]
+    together = min(z, max(1, streamed.LARGE // (x * y * count * np.dtype(np.float32).itemsize)))
+    place = np.empty((x, y, together, count), np.float32, order="F")
+    for start in range(0, z, together):
+        part = range(start, min(start + together, z))
+        slab = place[:, :, : len(part)]
+        for index, image in enumerate(dwi.images()):
+            slab[..., index] = image[:, :, part.start : part.stop]
+        yield part, slab
+
+
+def _at_once(dwi: Dwi) -> int:
+    """How many slices may be worked on at once: as float64 each is there before and after, and as float32 between."""
+    x, y, _ = dwi.volume.grid
+    return max(1, FLOAT64_BYTES // (x * y * dwi.volume.shape[3] * (2 * 8 + 4)))
+
+
+def _signals(slab: NDArray[np.float32], z: int, volumes: NDArray[np.intp]) -> NDArray[np.float64]:
     """One slice of those volumes, (volumes, voxels), x fastest."""
     # A slice at a time bounds the memory that float64 takes; a volume's plane is contiguous in Fortran order.
-    return np.asarray(dwi.array[:, :, z].T[volumes].reshape(volumes.size, -1), np.float64)
+    return np.asarray(slab[:, :, z].T[volumes].reshape(volumes.size, -1), np.float64)

@@ -7,6 +7,7 @@ from kwneuro_assets.imaging.mapset import MapSet
 from kwneuro_assets.imaging.not_applicable import NotApplicable
 from kwneuro_assets.imaging.report import Report
 from kwneuro_assets.imaging.response import ResponseFunction
+from kwneuro_assets.imaging.streamed import StreamedVolume
 from kwneuro_assets.imaging.table import Table
 from kwneuro_assets.imaging.volume import Volume
 
@@ -19,6 +20,7 @@ __all__ = [
     "Report",
     "ResponseFunction",
     "Shell",
+    "StreamedVolume",
     "Table",
     "Volume",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,35 @@ from kwneuro_assets.imaging.errors import InvalidData
 GRID_TOLERANCE = 1e-3  # mm: two affines closer than this describe one grid
 
 
+class OnGrid:
+    """What lies on a voxel grid: `shape` (x, y, z, ...), and `affine` (4, 4) from voxel indices to world coordinates,
+    scanner RAS+ in mm."""
+
+    shape: tuple[int, ...]
+    affine: NDArray[np.float64]
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """The spatial shape."""
+        x, y, z = self.shape[:3]
+        return x, y, z
+
+    @property
+    def voxel_size(self) -> tuple[float, float, float]:
+        """Edge lengths of a voxel in mm."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+    @property
+    def voxel_volume_ml(self) -> float:
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
+
+    def same_grid(self, other: OnGrid) -> bool:
+        return self.grid == other.grid and bool(np.allclose(self.affine, other.affine, atol=GRID_TOLERANCE))
+
+
 @dataclass(frozen=True, eq=False)
-class Volume:
+class Volume(OnGrid):
     """An image on a voxel grid, immutable and finite.
 
     `array` has shape (x, y, z) or (x, y, z, n[, m]) and dtype float32, or uint8 for masks: what the store holds.
@@ -31,10 +59,12 @@ class Volume:
     array: NDArray[Any]
     affine: NDArray[np.float64]
     names: tuple[str, ...] = ()
+    shape: tuple[int, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "array", _checked_array(self.array))
         object.__setattr__(self, "affine", checked_affine(self.affine))
+        object.__setattr__(self, "shape", self.array.shape)
         object.__setattr__(self, "names", tuple(self.names))
         if self.names and (self.array.ndim < 4 or len(self.names) != self.array.shape[3]):
             raise InvalidData(
@@ -43,36 +73,23 @@ class Volume:
                 found=f"{len(self.names)}",
             )
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.array.shape
-
-    @property
-    def grid(self) -> tuple[int, int, int]:
-        """The spatial shape."""
-        x, y, z = self.array.shape[:3]
-        return x, y, z
-
-    @property
-    def voxel_size(self) -> tuple[float, float, float]:
-        """Edge lengths of a voxel in mm."""
-        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(x), float(y), float(z)
-
-    @property
-    def voxel_volume_ml(self) -> float:
-        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
-
-    def same_grid(self, other: Volume) -> bool:
-        return self.grid == other.grid and bool(np.allclose(self.affine, other.affine, atol=GRID_TOLERANCE))
+    def volumes(self, chosen: Iterable[int] | None = None) -> Iterator[NDArray[Any]]:
+        """The images along the fourth axis, all of them or those at these indices: views of the array."""
+        return (self.array[..., index] for index in (range(self.shape[3]) if chosen is None else chosen))
 
     def subsampled(self, step: int) -> Volume:
         """Every `step`-th voxel along each axis, starting with the first; the world frame stays."""
         if step == 1:
             return self
-        affine = self.affine.copy()
-        affine[:3, :3] *= step
-        return Volume(np.asfortranarray(self.array[::step, ::step, ::step]), affine, self.names)
+        array = np.asfortranarray(self.array[::step, ::step, ::step])
+        return Volume(array, subsampled_affine(self.affine, step), self.names)
+
+
+def subsampled_affine(affine: NDArray[np.float64], step: int) -> NDArray[np.float64]:
+    """The affine of every `step`-th voxel along each axis, starting with the first."""
+    scaled = affine.copy()
+    scaled[:3, :3] *= step
+    return scaled
 
 
 def without_voxels(shape: tuple[int, ...], affine: ArrayLike) -> Volume:
@@ -80,7 +97,7 @@ def without_voxels(shape: tuple[int, ...], affine: ArrayLike) -> Volume:
     return Volume(np.broadcast_to(np.uint8(0), shape), np.asarray(affine))
 
 
-def require_same_grid(volume: Volume, reference: Volume, what: str, reference_name: str) -> None:
+def require_same_grid(volume: OnGrid, reference: OnGrid, what: str, reference_name: str) -> None:
     """Raises InvalidData when `volume` does not lie on the grid of `reference`."""
     if not volume.same_grid(reference):
         # Where only the axes differ, size and origin would read the same on both sides.
@@ -105,16 +122,16 @@ def binary_mask(volume: Volume, what: str = "mask") -> Volume:
     return Volume(volume.array.astype(np.uint8), volume.affine)
 
 
-def describe_grid(volume: Volume) -> str:
+def describe_grid(volume: OnGrid) -> str:
     origin = ", ".join(f"{value:.1f}" for value in volume.affine[:3, 3])
     return f"{' x '.join(map(str, volume.grid))} voxels of {describe_edges(volume)} mm at ({origin})"
 
 
-def describe_edges(volume: Volume) -> str:
+def describe_edges(volume: OnGrid) -> str:
     return " x ".join(f"{value:.3g}" for value in volume.voxel_size)
 
 
-def _apart(volume: Volume, reference: Volume) -> float:
+def _apart(volume: OnGrid, reference: OnGrid) -> float:
     """The largest distance in mm between corners of one name."""
     corners = np.array([(*corner, 1) for corner in itertools.product(*[(0, size - 1) for size in volume.grid])])
     return float(np.linalg.norm(corners @ (volume.affine - reference.affine).T, axis=1).max())

@@ -1,62 +1,77 @@
 """A subject's source files as values, or looked at without their voxels.
 
 Either way each file is read once, from its start to its end, and the data version is that of the very bytes
-which gave the value: no change in between can part the two.
+which gave the value: no change in between can part the two. Of a series that does not fit in memory that holds for the
+first look; when its volumes are read again, the files must be the same still, by their stamps. From a remote dataset it
+is fetched once, and kept in a temporary file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from upath import UPath
 
 from kwneuro_assets.derivations.gradient_check import GradientCheck, Verdict
-from kwneuro_assets.imaging import Dwi, GradientTable, InvalidData, Volume
+from kwneuro_assets.imaging import Dwi, GradientTable, InvalidData, StreamedVolume, Volume
 from kwneuro_assets.imaging.dwi import require_signal
 from kwneuro_assets.imaging.errors import located
 from kwneuro_assets.imaging.gradients import parse_bvals, parse_bvecs
-from kwneuro_assets.imaging.volume import binary_mask, not_finite, require_finite, require_same_grid, without_voxels
+from kwneuro_assets.imaging.scratch import ScratchSeries
+from kwneuro_assets.imaging.streamed import is_large
+from kwneuro_assets.imaging.volume import (
+    binary_mask,
+    not_finite,
+    require_finite,
+    require_same_grid,
+    subsampled_affine,
+    without_voxels,
+)
 from kwneuro_assets.ingestion.dataset import Run, Series, SourceDataset
-from kwneuro_assets.storage.files import Digest, Opened, digested, drain, opened, read_bytes
-from kwneuro_assets.storage.nifti import decode_nifti, streamed_nifti
+from kwneuro_assets.ingestion.tree import SourceError
+from kwneuro_assets.storage.files import Digest, Opened, Replaced, Stamp, digested, drain, opened, read_bytes, stamp_of
+from kwneuro_assets.storage.location import is_local
+from kwneuro_assets.storage.nifti import Streamed, decode_nifti, streamed_nifti, volumes_again
 from kwneuro_assets.versioning.content import text_version
 
 
 def read_dwi(dataset: SourceDataset, series: Series) -> tuple[Dwi, str]:
     """The runs of a series joined along the fourth axis, subsampled as the settings say, and the data version.
 
+    A large one is streamed: its volumes are read from the files when they are needed, and raise SourceError where a
+    file has changed by then. Of a remote dataset they are kept in a temporary file; raises ScratchError where there is
+    no room for it.
+
     Raises InvalidData, naming the file, for an image or a table that cannot be trusted, and for runs whose
     grids differ; StorageError for a place that cannot be read.
     """
     texts = _texts(series)
-    volumes: list[Volume] = []
-    tables: list[GradientTable] = []
-    sha256: list[str] = []
-    grid: Volume | None = None
-    for run in series.runs:
-        with _digested_image(run.image) as (file, digest):
-            volume = decode_nifti(file)
-            # Of the whole image: its voxels are subsampled below.
-            grid = grid or without_voxels(volume.grid, volume.affine)
-            with located(run.image):
-                require_same_grid(volume, grid, "this run", series.runs[0].image.name)
-            tables.append(_table_of(volume.shape, run, texts, dataset.settings.b0_threshold))
-            drain(file)
-            sha256.append(digest.close())
-        volumes.append(volume.subsampled(dataset.settings.subsample))
-    version = _version(dataset, series, texts, sha256)
-    table = _joined(tables, dataset.settings.b0_threshold)
-    first = volumes[0]
-    if len(volumes) > 1:
-        joined = np.asfortranarray(np.concatenate([volume.array for volume in volumes], axis=3))
-        first = Volume(joined, first.affine)
+    joined = _Joined(series, texts, dataset.settings.subsample)
+    looks = _looks(dataset, series, texts, joined.volumes)
+    version = _version(dataset, series, texts, [look.sha256 for look in looks])
+    table = _joined([look.table for look in looks], dataset.settings.b0_threshold)
+    affine = subsampled_affine(looks[0].grid.affine, dataset.settings.subsample)
     with located(", ".join(str(run.image) for run in series.runs)):
-        return Dwi(first, table, interpolated=series.interpolated), version
+        volume: Volume | StreamedVolume
+        if joined.array is not None:
+            volume = Volume(joined.array, affine)
+        elif joined.scratch:
+            volume = joined.scratch.volume(joined.grid, affine)
+        else:
+            files = [
+                (run.image, stamp, len(look.table))
+                for run, stamp, look in zip(series.runs, joined.stamps, looks, strict=True)
+            ]
+            shape = (*joined.grid, len(table))
+            volume = StreamedVolume(shape, affine, lambda chosen: _again(files, chosen, dataset.settings.subsample))
+        return Dwi(volume, table, interpolated=series.interpolated), version
 
 
 @dataclass(frozen=True)
@@ -78,10 +93,7 @@ def look_at_dwi(dataset: SourceDataset, series: Series, *, check_gradients: bool
     Raises as `read_dwi` does.
     """
     texts = _texts(series)
-    looks = [_look_at_run(dataset, run, texts, check_gradients) for run in series.runs]
-    for look in looks:
-        with located(look.run.image):
-            require_same_grid(look.grid, looks[0].grid, "this run", series.runs[0].image.name)
+    looks = _looks(dataset, series, texts, lambda run, image: image.volumes(), check_gradients)
     table = _joined([look.table for look in looks], dataset.settings.b0_threshold)
     with located(", ".join(str(run.image) for run in series.runs)):
         table.require_b0()
@@ -138,6 +150,74 @@ class _RunLook:
 
 
 _Texts = Mapping[UPath, _TextFile]
+_Volumes = Callable[[Run, Streamed], Iterator[NDArray[Any]]]
+
+
+class _Joined:
+    """Where the volumes of all runs are put while they are looked at: together in memory; where they are too large for
+    that, nowhere, for they can be read again, or, of a remote dataset, into a temporary file."""
+
+    def __init__(self, series: Series, texts: _Texts, step: int) -> None:
+        counts = []
+        for run in series.runs:
+            with located(run.bval):
+                counts.append(len(parse_bvals(texts[run.bval].text)))
+        self.array: NDArray[np.float32] | None = None
+        self.grid = (0, 0, 0)  # of what is kept
+        self.scratch: ScratchSeries | None = None
+        self.stamps: list[Stamp] = []  # of the images of a large series
+        self._count = sum(counts)
+        self._step = step
+        self._filled = 0
+
+    def volumes(self, run: Run, image: Streamed) -> Iterator[NDArray[Any]]:
+        """The volumes of the next run, kept on the way."""
+        if not self._filled:  # the grid is known with the first run, and is that of the others
+            x, y, z = (len(range(0, size, self._step)) for size in image.shape[:3])
+            self.grid = (x, y, z)
+            if not is_large((x, y, z, self._count)):
+                self.array = np.empty((x, y, z, self._count), np.float32, order="F")
+            elif not is_local(run.image):
+                self.scratch = ScratchSeries()
+        start, self._filled = self._filled, self._filled + image.shape[3]
+        if self.array is not None:
+            places = (self.array[..., index] for index in range(start, self._filled))
+            return image.volumes(into=places) if self._step == 1 else self._subsampled(image, places)
+        if self.scratch:
+            return self._put_aside(image, self.scratch)
+        self.stamps.append(stamp_of(run.image))
+        return image.volumes()
+
+    def _subsampled(self, image: Streamed, places: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[Any]]:
+        for volume, place in zip(image.volumes(), places, strict=True):
+            place[...] = _every(self._step, volume)
+            yield volume
+
+    def _put_aside(self, image: Streamed, scratch: ScratchSeries) -> Iterator[NDArray[Any]]:
+        for volume in image.volumes(dtype=np.float32):
+            scratch.append(_every(self._step, volume))
+            yield volume
+
+
+def _every(step: int, volume: NDArray[Any]) -> NDArray[Any]:
+    return volume[::step, ::step, ::step]
+
+
+def _again(
+    files: Sequence[tuple[UPath, Stamp, int]], chosen: Sequence[int], step: int
+) -> Iterator[NDArray[np.float32]]:
+    """The volumes at these indices of runs, each a file, its stamp when it was looked at, and its number of volumes."""
+    start = 0
+    for path, stamp, count in files:
+        inside = [index - start for index in chosen if start <= index < start + count]
+        start += count
+        try:
+            for volume in volumes_again(path, stamp, inside) if inside else ():
+                yield np.asfortranarray(_every(step, volume))
+        except Replaced as error:
+            raise SourceError(f"{error}. Take the change in with: kwneuro-assets ingest") from None
+        except OSError as error:
+            raise SourceError(f"{path}: cannot be read any more ({error.strerror})") from None
 
 
 def _texts(series: Series) -> _Texts:
@@ -162,15 +242,29 @@ def _version(dataset: SourceDataset, series: Series, texts: _Texts, images: list
     )
 
 
-def _look_at_run(dataset: SourceDataset, run: Run, texts: _Texts, check_gradients: bool) -> _RunLook:
+def _looks(
+    dataset: SourceDataset, series: Series, texts: _Texts, volumes: _Volumes, check_gradients: bool = False
+) -> list[_RunLook]:
+    """One look at each run, all of which must lie on the grid of the first."""
+    looks: list[_RunLook] = []
+    for run in series.runs:
+        looks.append(_look_at_run(dataset, run, texts, volumes, looks[0] if looks else None, check_gradients))
+    return looks
+
+
+def _look_at_run(
+    dataset: SourceDataset, run: Run, texts: _Texts, volumes: _Volumes, first: _RunLook | None, check_gradients: bool
+) -> _RunLook:
     with _digested_image(run.image) as (file, digest):
         with streamed_nifti(file) as image:
-            table = _table_of(image.shape, run, texts, dataset.settings.b0_threshold)
             with located(run.image):
                 grid = without_voxels(image.shape[:3], image.affine)
+                if first:
+                    require_same_grid(grid, first.grid, "this run", first.run.image.name)
+            table = _table_of(image.shape, run, texts, dataset.settings.b0_threshold)
             check = GradientCheck(table, grid.grid, grid.affine) if check_gradients else None
             bad, has_signal = 0, False
-            for index, volume in enumerate(image.volumes):
+            for index, volume in enumerate(volumes(run, image)):
                 bad += not_finite(volume)
                 has_signal = has_signal or bool(volume.any())
                 if check and not bad:

@@ -45,15 +45,15 @@ _BRIGHTEST_FA = 0.8  # above it a voxel of the direction map is as bright as can
 
 def denoised_figure(value: Dwi, inputs: Mapping[str, object], title: str) -> bytes:
     """One volume of the highest b-value before and after denoising, and what was taken out."""
-    view = View.of(value.volume, foreground(value.array[..., int(np.flatnonzero(value.b0_mask)[0])]))
+    view = View.of(value.volume, foreground(value.image(int(np.flatnonzero(value.b0_mask)[0]))))
     shells = value.gradients.shells()
     volume = shells[-1].indices[0] if shells else 0
     bvalue = f"b = {value.bvals[volume]:.0f} s/mm²"
-    after = value.array[..., volume]
+    after = value.image(volume)
     noisy = inputs.get("dwi")
-    if not isinstance(noisy, Dwi) or noisy.array.shape != value.array.shape:
+    if not isinstance(noisy, Dwi) or noisy.volume.shape != value.volume.shape:
         return _sheet(title, _planes(f"Denoised, {bvalue} (volume {volume})", view, after, signal_scale(view, after)))
-    before = noisy.array[..., volume]
+    before = noisy.image(volume)
     signal = signal_scale(view, before)
     residual = before - after
     bound = bright(np.abs(view.cropped(residual)))

@@ -6,7 +6,7 @@ numbers by name, the unit in the name where there is one. A mean over no voxel i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,16 +25,18 @@ _DIGITS = 5  # significant ones: those after depend on the order of summation
 def denoised_summary(value: Dwi, inputs: Mapping[str, object]) -> Summary:
     """Root mean square of what denoising took out, as a share of the mean signal, over head and all volumes."""
     noisy = inputs.get("dwi")
-    if not isinstance(noisy, Dwi) or noisy.array.shape != value.array.shape:
-        return {"volumes": value.array.shape[3]}
-    inside = foreground(noisy.array[..., int(np.flatnonzero(noisy.b0_mask)[0])])
+    volumes = value.volume.shape[3]
+    if not isinstance(noisy, Dwi) or noisy.volume.shape != value.volume.shape:
+        return {"volumes": volumes}
+    inside = foreground(noisy.image(int(np.flatnonzero(noisy.b0_mask)[0])))
     squares = signal = 0.0
-    for before, after in zip(_parts(noisy.array, inside), _parts(value.array, inside), strict=True):
+    for noisy_image, image in zip(noisy.images(), value.images(), strict=True):
+        before, after = noisy_image[inside], image[inside]
         squares += float(np.sum(np.square(before - after), dtype=np.float64))
         signal += float(np.sum(before, dtype=np.float64))
-    count = np.count_nonzero(inside) * value.array.shape[3]
+    count = np.count_nonzero(inside) * volumes
     share = (squares / count) ** 0.5 / (signal / count) if signal > 0 else 0.0
-    return {"residual_rms_share_of_mean_signal": _rounded(share), "volumes": value.array.shape[3]}
+    return {"residual_rms_share_of_mean_signal": _rounded(share), "volumes": volumes}
 
 
 def mean_b0_summary(value: Volume, inputs: Mapping[str, object]) -> Summary:
@@ -139,14 +141,6 @@ def _stack_summary(stack: Volume, what: str) -> Summary:
         f"{what}_empty": ", ".join(name for name, count in zip(names, counts, strict=True) if not count) or "none",
         "total_ml": _rounded(together * stack.voxel_volume_ml),
     }
-
-
-def _parts(array: NDArray[Any], inside: NDArray[np.bool_]) -> Iterator[NDArray[Any]]:
-    """The voxels inside of a series (x, y, z, n), in pieces that lie together in memory."""
-    if _layers_lie_apart(array):
-        yield from (array[..., layer][inside] for layer in range(array.shape[3]))
-    else:
-        yield from (slab[chosen] for slab, chosen in zip(array, inside, strict=True))
 
 
 def _layers_lie_apart(stack: NDArray[Any]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kwneuro_assets.imaging import Volume
+from kwneuro_assets.imaging.volume import OnGrid
 
 MARGIN = 2  # voxels kept around what matters
 LEAST_ASPECT = 0.2  # a plane narrower than this share of its length shows nothing that a person can read
@@ -58,7 +58,7 @@ class View:
     world_to_axes: NDArray[np.float64]
 
     @classmethod
-    def of(cls, grid: Volume, inside: NDArray[Any] | None = None) -> View:
+    def of(cls, grid: OnGrid, inside: NDArray[Any] | None = None) -> View:
         """The view of the grid of `grid`, cropped to and centred on the voxels where `inside` (x, y, z) holds.
 
         The whole grid where `inside` is None or holds nowhere.

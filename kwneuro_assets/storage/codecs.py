@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from upath import UPath
 
 from kwneuro_assets.imaging import (
     Dwi,
@@ -18,20 +20,25 @@ from kwneuro_assets.imaging import (
     NotApplicable,
     Report,
     ResponseFunction,
+    StreamedVolume,
     Table,
     Volume,
 )
 from kwneuro_assets.imaging.gradients import format_bvals, format_bvecs, parse_bvals, parse_bvecs
-from kwneuro_assets.storage.files import Opened
+from kwneuro_assets.imaging.streamed import is_large
+from kwneuro_assets.imaging.volume import not_finite, require_finite
+from kwneuro_assets.storage.files import Opened, Stamp
 from kwneuro_assets.storage.names import DerivativeName
-from kwneuro_assets.storage.nifti import decode_grid, decode_nifti, write_nifti
-from kwneuro_assets.storage.staging import Writer
+from kwneuro_assets.storage.nifti import decode_grid, decode_nifti, streamed_nifti, volumes_again, write_nifti
+from kwneuro_assets.storage.staging import WRITERS, Writer
 from kwneuro_assets.storage.text import format_table, parse_table
 from kwneuro_assets.subjects import SubjectKey
+from kwneuro_assets.threads import thread_count
 from kwneuro_assets.versioning.content import Value
 
 IMAGE, TABLE, REPORT = ".nii.gz", ".tsv", ".html"
 _READERS = 4  # maps of one set that are read at once
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,11 @@ class Files(Protocol):
 
     def header(self, name: str, decode: Callable[[Opened], Any]) -> Any:
         """What `decode` makes of the file's start; nothing but its size is checked."""
+
+    def read_again(
+        self, name: str, read: Callable[[UPath, Stamp, Sequence[int]], Iterator[_T]]
+    ) -> Callable[[Sequence[int]], Iterator[_T]]:
+        """`read` of the file as it is now, any number of times; raises StoreError where it has changed since."""
 
 
 Grid = tuple[tuple[int, ...], NDArray[np.float64]]
@@ -129,16 +141,17 @@ def _encode_dwi(dwi: Dwi, names: Names) -> Encoded:
 
 
 def _decode_dwi(content: Mapping[str, Any], names: Names, files: Files, part: Part) -> Dwi | Volume:
-    image = _image(files, names(IMAGE), part)
     if part.volumes is not None:  # a series needs its b=0
-        return image
+        return _image(files, names(IMAGE), part)
+    image = _series(files, names(IMAGE))
     bvals = parse_bvals(_text(files, names(".bval")))
     bvecs = parse_bvecs(_text(files, names(".bvec")), len(bvals))
     return Dwi(image, GradientTable(bvals, bvecs, b0_threshold=content["B0Threshold"]), content["Interpolated"])
 
 
 def _encode_maps(maps: MapSet, names: Names) -> Encoded:
-    files = {names(IMAGE, name): _image_writer(volume) for name, volume in maps.items()}
+    threads = max(1, thread_count() // min(len(maps), WRITERS))  # for each of those that are written at once
+    files = {names(IMAGE, name): _image_writer(volume, threads) for name, volume in maps.items()}
     return Encoded(files, {"Maps": list(maps)})
 
 
@@ -148,8 +161,10 @@ def _decode_maps(content: Mapping[str, Any], names: Names, files: Files, part: P
     missing = [name for name in wanted if name not in known]
     if missing or not wanted:
         raise InvalidData("choice of maps", expected=f"some of {', '.join(known)}", found=", ".join(missing) or "none")
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="maps") as pool:
-        images = pool.map(lambda name: _image(files, names(IMAGE, name), WHOLE), wanted)
+    readers = min(len(wanted), _READERS)
+    threads = max(1, thread_count() // readers)
+    with ThreadPoolExecutor(readers, thread_name_prefix="maps") as pool:
+        images = pool.map(lambda name: _image(files, names(IMAGE, name), WHOLE, threads), wanted)
         return MapSet(dict(zip(wanted, images, strict=True)))
 
 
@@ -192,9 +207,24 @@ def _decode_not_applicable(content: Mapping[str, Any], names: Names, files: File
     return NotApplicable(content["Reason"])
 
 
-def _image(files: Files, name: str, part: Part) -> Volume:
-    volume: Volume = files.decoded(name, lambda file: decode_nifti(file, part.volumes))
+def _image(files: Files, name: str, part: Part, threads: int | None = None) -> Volume:
+    volume: Volume = files.decoded(name, lambda file: decode_nifti(file, part.volumes, threads))
     return volume
+
+
+def _series(files: Files, name: str) -> Volume | StreamedVolume:
+    """A large one is read whole once, and checked as the reader wants it; later it must be the same file still."""
+
+    def decode(file: Opened) -> Volume | StreamedVolume:
+        with streamed_nifti(file) as image:
+            if not is_large(image.shape):
+                return image.whole()
+            again = files.read_again(name, volumes_again)
+            require_finite(sum(map(not_finite, image.volumes())), math.prod(image.shape))
+            return StreamedVolume(image.shape, image.affine, again)
+
+    series: Volume | StreamedVolume = files.decoded(name, decode)
+    return series
 
 
 def _text(files: Files, name: str) -> str:
@@ -202,8 +232,8 @@ def _text(files: Files, name: str) -> str:
     return text
 
 
-def _image_writer(volume: Volume) -> Writer:
-    return lambda file: write_nifti(file, volume)
+def _image_writer(volume: Volume | StreamedVolume, threads: int | None = None) -> Writer:
+    return lambda file: write_nifti(file, volume, threads)
 
 
 def _text_writer(text: str) -> Writer:

@@ -35,7 +35,8 @@ class DerivativeIOManager(ConfigurableIOManager):
     """Writes derivatives to the store and reads them back, checked against the event log.
 
     Steps of one run share an instance, so values are kept in memory, up to `cache_gb`, for the steps that
-    follow; they are immutable and are known by their data version.
+    follow; they are immutable and are known by their data version. A series that is streamed takes no memory and is
+    always kept.
     """
 
     url: str = Field(description="Folder or URL (s3://bucket/prefix) of the derivatives dataset.")
@@ -99,12 +100,15 @@ class DerivativeIOManager(ConfigurableIOManager):
 
     def _keep(self, asset: str, subject: SubjectKey, version: str, value: Value) -> None:
         self._kept[(asset, str(subject), version)] = value
-        while self._kept and sum(map(_bytes, self._kept.values())) > self.cache_gb * 1e9:
-            self._kept.popitem(last=False)
+        held = [key for key, kept in self._kept.items() if _bytes(kept)]
+        while held and sum(map(_bytes, self._kept.values())) > self.cache_gb * 1e9:
+            del self._kept[held.pop(0)]
 
 
 def _bytes(value: Value) -> int:
-    if isinstance(value, Volume | Dwi):
+    if isinstance(value, Dwi):
+        return value.array.nbytes if isinstance(value.volume, Volume) else 0
+    if isinstance(value, Volume):
         return value.array.nbytes
     if isinstance(value, MapSet):
         return sum(volume.array.nbytes for volume in value.values())

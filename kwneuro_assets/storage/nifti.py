@@ -9,21 +9,23 @@ from __future__ import annotations
 import io
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
 from isal import igzip, igzip_threaded, isal_zlib
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from upath import UPath
 
-from kwneuro_assets.imaging import InvalidData, Volume
-from kwneuro_assets.storage.files import Opened, opened
+from kwneuro_assets.imaging import InvalidData, StreamedVolume, Volume
+from kwneuro_assets.storage.files import Opened, Replaced, Stamp, opened, stamp_of
+from kwneuro_assets.storage.gzip_stream import is_in_blocks, read_gzip, write_gzip
+from kwneuro_assets.threads import thread_count
 
-COMPRESSION_LEVEL = 1  # isal's levels 2 and 3 take longer and gain under 3 % on float32 images
 SCANNER_FRAME = 1  # NIFTI_XFORM_SCANNER_ANAT
 _BUFFER = 1 << 20  # bytes
 _INFLATED = 1 << 18  # bytes that are inflated at once; eight times as many are read of the file
@@ -35,10 +37,13 @@ _HEADER_BYTES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 _BROKEN_STREAM: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error, isal_zlib.IsalError)  # type: ignore[assignment]
 
 
-def write_nifti(file: IO[bytes], volume: Volume) -> None:
-    """Write `volume` as a gzip-compressed NIfTI-1 file: world frame in sform and qform, mm."""
+def write_nifti(file: IO[bytes], volume: Volume | StreamedVolume, threads: int | None = None) -> None:
+    """Write `volume` as a gzip-compressed NIfTI-1 file: world frame in sform and qform, mm.
+
+    The same bytes for the same values, compressed by `threads` threads: `thread_count()` by default.
+    """
     header = nib.Nifti1Header()
-    header.set_data_dtype(volume.array.dtype)
+    header.set_data_dtype(volume.array.dtype if isinstance(volume, Volume) else np.dtype(np.float32))
     header.set_data_shape(volume.shape)
     # The sform first: the qform cannot hold shear, and rounds what it holds.
     header.set_sform(volume.affine, code=SCANNER_FRAME)
@@ -48,14 +53,16 @@ def write_nifti(file: IO[bytes], volume: Volume) -> None:
     header.set_xyzt_units("mm", "sec")
     header["vox_offset"] = header.single_vox_offset
     header["scl_slope"] = 1
-    with igzip.IGzipFile(filename="", fileobj=file, mode="wb", compresslevel=COMPRESSION_LEVEL, mtime=0) as stream:
-        stream.write(header.binaryblock)
-        stream.write(b"\0" * (header.single_vox_offset - len(header.binaryblock)))
-        for part in _last_axis(volume.array):
-            # Flat in NIfTI's order: a view where the array is in that order, as those that are read or made here are.
-            flat = part.ravel(order="F").view(np.uint8)
-            for start in range(0, flat.size, _BUFFER):
-                stream.write(flat[start : start + _BUFFER].data)
+    start = header.binaryblock.ljust(header.single_vox_offset, b"\0")
+    write_gzip(file, _pieces(start, volume), threads or thread_count())
+
+
+def _pieces(start: bytes, volume: Volume | StreamedVolume) -> Iterator[memoryview]:
+    """The bytes of a file: what comes before the voxels, and these."""
+    yield memoryview(start)
+    for part in volume.volumes() if isinstance(volume, StreamedVolume) else _slabs(volume.array):
+        # Flat in NIfTI's order: a view where the array is in that order, as those that are read or made here are.
+        yield part.ravel(order="F").view(np.uint8).data
 
 
 def read_nifti(path: Path | UPath, volumes: range | None = None) -> Volume:
@@ -74,55 +81,108 @@ def read_grid(path: Path | UPath) -> tuple[tuple[int, ...], NDArray[np.float64]]
         return decode_grid(file)
 
 
-def decode_nifti(file: Opened, volumes: range | None = None) -> Volume:
-    """As `read_nifti`, of a file that is open."""
-    with _named(file.where), _decompressed(file) as (stream, most):
-        header = _read_header(stream)
-        affine = _world_affine(header)
-        array = _read_voxels(stream, header, most, volumes)
-        if volumes is None:
-            while stream.read(_BUFFER):  # to the end, where gzip keeps its checksum
-                pass
-        return Volume(array, affine)
+def decode_nifti(file: Opened, volumes: range | None = None, threads: int | None = None) -> Volume:
+    """As `read_nifti`, of a file that is open; one that was written here is decompressed by `threads` threads,
+    `thread_count()` by default."""
+    with streamed_nifti(file, threads) as image:
+        return image.whole() if volumes is None else image.part(_require_volumes(volumes, image.shape))
 
 
 def decode_grid(file: Opened) -> tuple[tuple[int, ...], NDArray[np.float64]]:
     """As `read_grid`, of a file that is open."""
-    with _named(file.where), _decompressed(file, ahead=False) as (stream, _):
+    with _named(file.where), _decompressed(file) as (stream, _):
         header = _read_header(stream)
         return tuple(int(size) for size in header.get_data_shape()), _world_affine(header)
 
 
-class Streamed(NamedTuple):
+class Streamed:
     """A NIfTI file as it is read: what its header tells, and its volumes along the last axis, one after the other."""
 
-    shape: tuple[int, ...]
-    affine: NDArray[np.float64]
-    is_oriented: bool  # whether the header says where the voxel axes point; else the affine is a guess
-    volumes: Iterator[NDArray[Any]]
+    def __init__(self, stream: io.BufferedReader, most: int) -> None:
+        self._header = _read_header(stream)
+        self._stream = stream
+        self._most = most
+        self.shape = tuple(int(size) for size in self._header.get_data_shape())
+        self.affine = _world_affine(self._header)
+        # Whether the header says where the voxel axes point; else the affine is a guess.
+        self.is_oriented = bool(self._header["sform_code"] or self._header["qform_code"])
+
+    def volumes(
+        self,
+        chosen: Sequence[int] | None = None,
+        *,
+        dtype: DTypeLike | None = None,
+        into: Iterable[NDArray[Any]] | None = None,
+    ) -> Iterator[NDArray[Any]]:
+        """The volumes at these indices, which ascend; all by default, and once at most.
+
+        Each is an array of its own, of the type that `read_nifti` gives or of `dtype`, or the next of the arrays
+        `into`, in Fortran order. What lies behind the last is not decompressed; but before the image's last volume is
+        handed out, the file has been read to its end, and what it tells of its own wholeness checked.
+        """
+        voxels = self._voxels
+        wanted = range(self.shape[-1]) if chosen is None else chosen
+        made = (np.empty(self.shape[:-1], dtype or voxels.kept, order="F") for _ in wanted)
+        places = iter(made if into is None else into)
+        position = 0
+        for index in wanted:
+            for passed in range(position, index):
+                voxels.read(passed, None)
+            part = next(places)
+            voxels.read(index, part)
+            position = index + 1
+            if position == self.shape[-1]:
+                _drain(self._stream)
+            yield part
+
+    def whole(self) -> Volume:
+        """The image in memory."""
+        return self.part(range(self.shape[-1]))
+
+    def part(self, chosen: Sequence[int]) -> Volume:
+        """The volumes at these indices, which ascend, in memory."""
+        array = np.empty((*self.shape[:-1], len(chosen)), self._voxels.kept, order="F")
+        for _ in self.volumes(chosen, into=_layers(array)):
+            pass
+        return Volume(array, self.affine)
+
+    @cached_property
+    def _voxels(self) -> _Voxels:
+        return _Voxels(self._stream, self._header, self._most)
 
 
 @contextmanager
-def streamed_nifti(file: Opened) -> Iterator[Streamed]:
-    """The file, which is open, as a stream of volumes.
+def streamed_nifti(file: Opened, threads: int | None = None) -> Iterator[Streamed]:
+    """The file, which is open, as a stream of volumes. Raises InvalidData as `read_nifti` does, at any volume too."""
+    with _named(file.where), _decompressed(file, threads or thread_count()) as (stream, most):
+        yield Streamed(stream, most)
 
-    They are as `read_nifti` gives them, each in memory until the next is asked for; after the last the rest of the file
-    has been read, and what it tells of its own wholeness checked. Raises InvalidData as `read_nifti` does.
+
+def volumes_again(path: Path | UPath, stamp: Stamp, chosen: Sequence[int]) -> Iterator[NDArray[np.float32]]:
+    """The volumes at these indices, which ascend, of a file that was read before, when its stamp was `stamp`.
+
+    Raises Replaced where it is another file by now, or becomes one before the last of them, and InvalidData as
+    `read_nifti` does.
     """
-    with _named(file.where), _decompressed(file) as (stream, most):
-        header = _read_header(stream)
-        shape = tuple(int(size) for size in header.get_data_shape())
-        is_oriented = bool(header["sform_code"] or header["qform_code"])
-        yield Streamed(shape, _world_affine(header), is_oriented, _volumes(stream, header, most))
+    try:
+        with opened(path) as file, streamed_nifti(file) as image:
+            for count, volume in enumerate(image.volumes(chosen, dtype=np.float32), start=1):
+                if count == len(chosen):
+                    _require_same(path, stamp)
+                yield volume
+    except (InvalidData, OSError):  # a change explains it, if there was one
+        _require_same(path, stamp)
+        raise
 
 
-def _volumes(stream: io.BufferedReader, header: Any, most: int) -> Iterator[NDArray[Any]]:
-    voxels = _Voxels(stream, header, most)
-    for index in range(voxels.shape[-1]):
-        part = np.empty(voxels.shape[:-1], voxels.kept, order="F")
-        voxels.read(index, part)
-        yield part
-    while stream.read(_BUFFER):  # to the end, where gzip keeps its checksum
+def _require_same(path: Path | UPath, stamp: Stamp) -> None:
+    if stamp_of(path) != stamp:
+        raise Replaced(f"{path}: has changed, or is gone, since it was first read")
+
+
+def _drain(stream: io.BufferedReader) -> None:
+    """To the end, where gzip keeps its checksum."""
+    while stream.read(_BUFFER):
         pass
 
 
@@ -148,14 +208,17 @@ def _named(where: str) -> Iterator[None]:
 
 
 @contextmanager
-def _decompressed(file: Opened, *, ahead: bool = True) -> Iterator[tuple[io.BufferedReader, int]]:
-    """The content of the file, decompressed `ahead` of its reader, and the most bytes that it can hold."""
+def _decompressed(file: Opened, threads: int = 0) -> Iterator[tuple[io.BufferedReader, int]]:
+    """The content of the file, decompressed by threads ahead of its reader, and the most bytes that it can hold."""
     start = file.stream.peek(2)[:2]
     if not start:
         raise InvalidData("image", expected="a NIfTI file", found="an empty file")
-    if start == _GZIP_MAGIC and not ahead:
+    if start == _GZIP_MAGIC and not threads:
         with igzip.IGzipFile(fileobj=file.stream, mode="rb") as stream:
             yield io.BufferedReader(stream), file.size * _MOST_EXPANSION
+    elif start == _GZIP_MAGIC and is_in_blocks(file.stream):
+        with read_gzip(file.stream, threads) as stream:
+            yield stream, file.size * _MOST_EXPANSION
     elif start == _GZIP_MAGIC:
         # In a thread of its own, so that the next block is inflated while this one is put in its place.
         with igzip_threaded.open(file.stream, "rb", threads=1, block_size=_INFLATED) as stream:
@@ -230,15 +293,6 @@ def _half_a_voxel(affine: NDArray[Any]) -> float:
     return float(np.linalg.norm(affine[:3, :3], axis=0).min()) / 2
 
 
-def _read_voxels(stream: io.BufferedReader, header: Any, most: int, volumes: range | None) -> NDArray[Any]:
-    voxels = _Voxels(stream, header, most)
-    chosen = range(voxels.shape[-1]) if volumes is None else _require_volumes(volumes, voxels.shape)
-    array = np.empty((*voxels.shape[:-1], len(chosen)), voxels.kept, order="F")
-    for index in range(chosen[-1] + 1):
-        voxels.read(index, array[..., chosen.index(index)] if index in chosen else None)
-    return array
-
-
 class _Voxels:
     """What follows the header, read from its start, one volume along the last axis after the other."""
 
@@ -254,15 +308,14 @@ class _Voxels:
             raise _broken_promise(self.shape, self._whole, f"at most {most} in the whole file")
         stream.read(max(int(header["vox_offset"]) - int(header["sizeof_hdr"]), 0))
         self._scaling = _scaling(header)
-        plain = self._scaling == _UNSCALED
-        self.kept = np.dtype(np.uint8) if self._stored == np.uint8 and plain else np.dtype(np.float32)
-        self._is_straight = plain and self._stored == self.kept
+        is_mask = self._stored == np.uint8 and self._scaling == _UNSCALED
+        self.kept = np.dtype(np.uint8) if is_mask else np.dtype(np.float32)
         self._block = np.empty(math.prod(self.shape[:-1]) * self._stored.itemsize, np.uint8)
 
     def read(self, index: int, part: NDArray[Any] | None) -> None:
         """The next volume, the one of this index, into `part`, or past it."""
         # Straight into the array where its type is that of the file.
-        straight = part is not None and self._is_straight
+        straight = part is not None and self._scaling == _UNSCALED and part.dtype == self._stored
         target = part.ravel(order="F").view(np.uint8) if straight and part is not None else self._block
         count = self._stream.readinto(target.data)
         if count < self._block.size:
@@ -311,6 +364,11 @@ def _scaling(header: Any) -> tuple[float, float]:
     return slope, intercept
 
 
-def _last_axis(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """The array's slabs along its last axis: contiguous in NIfTI's order."""
+def _slabs(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """The array in parts that follow each other in NIfTI's order; one part where it lies so in memory."""
+    return iter([array]) if array.flags.f_contiguous else _layers(array)
+
+
+def _layers(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """What the array holds along its last axis."""
     return (array[..., index] for index in range(array.shape[-1]))

@@ -24,6 +24,7 @@ from kwneuro_assets.storage.sidecar import StoredFile
 Writer = Callable[[IO[bytes]], object]
 Owns = Callable[[str], bool]
 
+WRITERS = 2  # files of one derivative that are written at once, so that one is sent while the next is compressed
 _WITHOUT_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF})
 
 

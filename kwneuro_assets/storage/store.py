@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +19,22 @@ from typing import IO, Any, Literal, TypeVar
 from upath import UPath
 
 from kwneuro_assets.storage.codecs import WHOLE, Grid, Names, Part, decode, decode_image_grid, encode
-from kwneuro_assets.storage.files import Opened, Replaced, digested, drain, listing, opened, read_bytes
+from kwneuro_assets.storage.files import (
+    Opened,
+    Replaced,
+    Stamp,
+    digested,
+    drain,
+    listing,
+    opened,
+    read_bytes,
+    stamp_of,
+)
 from kwneuro_assets.storage.location import is_local, location
 from kwneuro_assets.storage.names import NAMES
 from kwneuro_assets.storage.patience import StorageError
 from kwneuro_assets.storage.sidecar import Provenance, Sidecar, StoredFile
-from kwneuro_assets.storage.staging import Stage, Writer, staged, write_whole
+from kwneuro_assets.storage.staging import WRITERS, Stage, Writer, staged, write_whole
 from kwneuro_assets.subjects import SubjectKey
 from kwneuro_assets.versioning.content import Value
 
@@ -46,7 +56,6 @@ of the code and of its inputs), and the size and sha256 of its files; a file tha
 Everything directional is in the world frame, scanner RAS+. Figures (`*_figure.png`) show the derivatives beside them.
 """
 _READS = 7  # of a file that comes with other bytes each time
-_WRITERS = 2  # files of one derivative that are compressed and sent at once; each takes some 50 MB
 
 _verified: set[tuple[str, str]] = set()  # paths and digests of files that this process has verified
 
@@ -399,14 +408,32 @@ class _CheckedFiles:
         with self._opened(name) as file:
             return decode(file)
 
+    def read_again(
+        self, name: str, read: Callable[[UPath, Stamp, Sequence[int]], Iterator[_T]]
+    ) -> Callable[[Sequence[int]], Iterator[_T]]:
+        """`read` of the file as it is now, any number of times. Raises Damaged, where it has changed since too."""
+        path = self._folder / name
+        stamp = stamp_of(path)
+
+        def again(chosen: Sequence[int]) -> Iterator[_T]:
+            with self._told(path):
+                yield from read(path, stamp, chosen)
+
+        return again
+
     @contextmanager
     def _opened(self, name: str) -> Iterator[Opened]:
         path, stored = self._folder / name, self._stored_file(name)
+        with self._told(path), opened(path) as file:
+            if file.size != stored.size:
+                raise self._damaged(name, file.size)
+            yield file
+
+    @contextmanager
+    def _told(self, path: UPath) -> Iterator[None]:
+        """What goes wrong with a file is told with what to do about it."""
         try:
-            with opened(path) as file:
-                if file.size != stored.size:
-                    raise self._damaged(name, file.size)
-                yield file
+            yield
         except FileNotFoundError:
             raise Damaged(f"{path}: its sidecar names it, but it is missing. {self._remedy}") from None
         except Replaced as error:
@@ -429,7 +456,7 @@ class _CheckedFiles:
 
 
 def _write_all(stage: Stage, writers: Mapping[str, Writer]) -> dict[str, StoredFile]:
-    with ThreadPoolExecutor(_WRITERS, thread_name_prefix="store") as pool:
+    with ThreadPoolExecutor(WRITERS, thread_name_prefix="store") as pool:
         return dict(zip(writers, pool.map(stage.write, writers, writers.values()), strict=True))
 
 

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kwneuro_assets.imaging import Dwi, MapSet, NotApplicable, Report, ResponseFunction, Table, Volume
+from kwneuro_assets.imaging import (
+    Dwi,
+    MapSet,
+    NotApplicable,
+    Report,
+    ResponseFunction,
+    StreamedVolume,
+    Table,
+    Volume,
+)
 
 Value = Volume | Dwi | MapSet | ResponseFunction | Table | Report | NotApplicable
 
@@ -34,12 +44,18 @@ def canonical_json(content: object) -> str:
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _feed(digest: Any, value: Value) -> None:
-    digest.update(f"{type(value).__name__}\n".encode())
+def _feed(digest: Any, value: Value | StreamedVolume) -> None:
+    # A series counts by what it holds, wherever that lies.
+    kind = Volume if isinstance(value, StreamedVolume) else type(value)
+    digest.update(f"{kind.__name__}\n".encode())
     if isinstance(value, Volume):
         digest.update(canonical_json(value.names).encode())
         _feed_array(digest, value.affine)
         _feed_array(digest, value.array)
+    elif isinstance(value, StreamedVolume):
+        digest.update(canonical_json(()).encode())
+        _feed_array(digest, value.affine)
+        _feed_slabs(digest, np.dtype(np.float32), value.shape, value.volumes())
     elif isinstance(value, Dwi):
         table = value.gradients
         digest.update(canonical_json([value.interpolated, table.b0_threshold]).encode())
@@ -63,8 +79,14 @@ def _feed(digest: Any, value: Value) -> None:
 
 
 def _feed_array(digest: Any, array: NDArray[Any]) -> None:
-    digest.update(f"{array.dtype.newbyteorder('<').str}{array.shape}\n".encode())
     # One slab at a time: an array in C order is never copied whole.
     slabs = (array[..., index] for index in range(array.shape[-1])) if array.ndim > 1 else (array,)
+    _feed_slabs(digest, array.dtype, array.shape, slabs)
+
+
+def _feed_slabs(digest: Any, dtype: np.dtype[Any], shape: tuple[int, ...], slabs: Iterable[NDArray[Any]]) -> None:
+    little = dtype.newbyteorder("<")
+    digest.update(f"{little.str}{shape}\n".encode())
     for slab in slabs:
-        digest.update(np.asfortranarray(slab, array.dtype.newbyteorder("<")).tobytes(order="F"))
+        # A view where the slab lies in NIfTI's order and is little-endian, as those of images do and are.
+        digest.update(np.asarray(slab, little).ravel(order="F").view(np.uint8).data)

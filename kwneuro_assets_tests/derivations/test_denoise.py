@@ -16,7 +16,7 @@ from kwneuro_assets.derivations.denoise import (
     leave_one_out_weights,
     patch2self,
 )
-from kwneuro_assets.imaging import Dwi, GradientTable, InvalidData, Volume
+from kwneuro_assets.imaging import Dwi, GradientTable, InvalidData, StreamedVolume, Volume, streamed
 from kwneuro_assets_tests.derivations.slab import Slab, read_slab
 
 
@@ -207,3 +207,105 @@ def test_progress_rises_to_one() -> None:
     denoise(series(), "auto", 20, progress=seen.append)
     assert seen == sorted(seen)
     assert seen[-1] == 1
+
+
+def apart(dwi: Dwi) -> Dwi:
+    """The same series, volume by volume."""
+    array = dwi.array
+    return replace(
+        dwi,
+        volume=StreamedVolume(array.shape, dwi.affine, lambda chosen: (array[..., index] for index in chosen)),
+    )
+
+
+@pytest.mark.parametrize("slices", [1, 3, 8])
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_a_series_that_is_streamed_slab_by_slab_gives_the_very_bits_of_one_in_memory(
+    slices: int, threads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 200 volumes: large enough for BLAS to split its work between threads.
+    dwi = series(weighted=200, shape=(30, 20, 8))
+    expected = patch2self(dwi)
+    monkeypatch.setattr(streamed, "LARGE", slices * 30 * 20 * len(dwi.bvals) * 4)
+    monkeypatch.setenv("KWNEURO_THREADS", threads)
+    seen: list[float] = []
+    denoised = patch2self(apart(dwi), progress=seen.append)
+    assert isinstance(denoised.volume, StreamedVolume)
+    assert denoised.interpolated == dwi.interpolated
+    np.testing.assert_array_equal(denoised.array, expected.array)
+    np.testing.assert_array_equal(denoised.mean_b0().array, expected.mean_b0().array)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1
+
+
+def test_a_streamed_series_is_left_as_it_is_for_the_same_reasons() -> None:
+    dwi = apart(series(weighted=9, b0s=1))
+    assert denoise(dwi, "auto", 1) is dwi
+    interpolated = replace(apart(series()), interpolated=True)
+    assert denoise(interpolated, "auto", 20) is interpolated
+    with pytest.raises(InvalidData, match="foreground"):
+        patch2self(apart(series().with_array(np.ones_like(series().array))))
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["in memory", "streamed"])
+@pytest.mark.parametrize(
+    "shape", [(12, 10, 1), (1, 12, 10), (40, 1, 1), (2, 1, 1)], ids=["one slice", "one sagittal", "a row", "two voxels"]
+)
+def test_a_slice_or_a_few_voxels_give_finite_results(shape: tuple[int, int, int], streams: bool) -> None:
+    dwi = series(weighted=14, b0s=1, shape=shape)
+    array = dwi.array.copy(order="F")
+    array[0] /= 50  # something for the foreground to stand out from
+    dwi = dwi.with_array(array)
+    denoised = patch2self(apart(dwi) if streams else dwi).array
+    assert denoised.shape == dwi.array.shape
+    assert np.isfinite(denoised).all()
+    assert denoised.min() >= 0
+    # With fewer voxels than volumes each volume is predicted to the bit that the ridge leaves.
+    np.testing.assert_array_equal(denoised[..., dwi.b0_mask], dwi.array[..., dwi.b0_mask])
+
+
+def test_a_single_voxel_has_no_foreground() -> None:
+    dwi = series(shape=(1, 1, 1))
+    assert not foreground(dwi).any()
+    assert denoising_plan(dwi, "auto", 20).method == "none"
+    assert denoise(dwi, "patch2self", 1) is dwi
+    with pytest.raises(InvalidData, match="foreground"):
+        patch2self(dwi)
+
+
+def test_fifteen_volumes_are_denoised() -> None:
+    dwi = series(weighted=14, b0s=1)
+    assert denoising_plan(dwi, "auto", 20).method == "patch2self"
+    assert np.isfinite(denoise(dwi, "auto", 20).array).all()
+
+
+@pytest.mark.parametrize(
+    "trouble", ["all alike", "pairs", "constant voxels", "zero voxels", "negative", "huge", "tiny"]
+)
+@pytest.mark.parametrize("streams", [False, True], ids=["in memory", "streamed"])
+def test_signals_that_no_scanner_gives_are_denoised_to_finite_ones(trouble: str, streams: bool) -> None:
+    dwi = series()
+    array = dwi.array.copy(order="F")
+    weighted = np.flatnonzero(~dwi.b0_mask)
+    if trouble == "all alike":
+        array[..., weighted] = array[..., weighted[:1]]
+    elif trouble == "pairs":
+        array[..., weighted[::2]] = array[..., weighted[1::2]]
+    elif trouble == "constant voxels":
+        array[4:8, 3:7, 2:6] = 700
+    elif trouble == "zero voxels":
+        array[4:8, 3:7, 2:6] = 0
+    elif trouble == "negative":
+        array[4:8, 3:7, 2:6] *= -1
+    elif trouble == "huge":
+        array *= np.float32(1e32)
+    else:
+        array *= np.float32(1e-30)
+    dwi = dwi.with_array(array)
+    denoised = patch2self(apart(dwi) if streams else dwi).array
+    assert np.isfinite(denoised).all()
+    assert denoised[..., weighted].min() >= 0
+    if trouble in ("all alike", "pairs"):  # each is predicted by what is the same
+        np.testing.assert_allclose(denoised, array, rtol=1e-3, atol=0.1)
+    if trouble in ("zero voxels",):
+        assert not denoised[4:8, 3:7, 2:6][..., weighted].any()

@@ -11,9 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from kwneuro_assets.derivations.tensor import fit_tensor
-from kwneuro_assets.imaging import Dwi, InvalidData, MapSet, Volume
+from kwneuro_assets.imaging import Dwi, InvalidData, MapSet, StreamedVolume, Volume, streamed
 from kwneuro_assets.ingestion.dataset import SourceDataset
 from kwneuro_assets.ingestion.read import look_at_dwi, look_at_mask, read_dwi, read_mask
+from kwneuro_assets.ingestion.tree import SourceError
 from kwneuro_assets.settings import SourceSettings
 from kwneuro_assets.subjects import SubjectKey
 from kwneuro_assets_tests.small_dataset import (
@@ -199,3 +200,77 @@ def test_bytes_behind_the_image_count_though_no_voxel_is_made_of_them(tmp_path: 
         np.testing.assert_array_equal(read(root).array, before.array)
         series = dataset.series(SubjectKey("01"))
         assert read_dwi(dataset, series)[1] == look_at_dwi(dataset, series).version != version
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is read counts as too large for memory."""
+    monkeypatch.setattr(streamed, "LARGE", 0)
+
+
+def as_int16(image: Path, slope: float) -> None:
+    held = nibabel.Nifti1Image(np.rint(signal(table())).astype(np.int16), AFFINES["right-handed"])
+    held.header.set_slope_inter(slope, 0)
+    nibabel.save(held, image)
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_large_series_gives_the_same_from_its_files_as_in_memory(
+    tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(tmp_path, entities="run-1")
+    as_int16(write_series(tmp_path, entities="run-2"), 0.5)
+    write_series(tmp_path, entities="run-3", extension=".nii", brightness=2)
+    dataset = SourceDataset(SourceSettings(url=str(tmp_path), subsample=step))
+    series = dataset.series(SubjectKey("01"))
+    whole, version = read_dwi(dataset, series)
+    monkeypatch.setattr(streamed, "LARGE", 0)
+    apart, same = read_dwi(dataset, series)
+    assert isinstance(apart.volume, StreamedVolume)
+    assert same == version
+    assert apart.volume.shape == whole.volume.shape
+    np.testing.assert_array_equal(apart.affine, whole.affine)
+    np.testing.assert_array_equal(apart.array, whole.array)
+    np.testing.assert_array_equal(apart.world_bvecs, whole.world_bvecs)
+    some = [1, 25, 26, 60, 77]
+    for one, other in zip(apart.images(some), whole.images(some), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_series_in_memory_lies_there_once_and_in_the_order_of_its_files(tmp_path: Path) -> None:
+    for entities in ("run-1", "run-2"):
+        write_series(tmp_path, entities=entities)
+    dwi = read(tmp_path)
+    assert dwi.array.flags.f_contiguous
+    assert dwi.array.dtype == np.float32
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("spoil", ["other values", "cut short", "gone"])
+def test_a_large_series_that_changes_while_it_is_used_says_so(tmp_path: Path, spoil: str) -> None:
+    write_series(tmp_path, entities="run-1")
+    image = write_series(tmp_path, entities="run-2")
+    dwi = read(tmp_path)
+    taken = dwi.images()
+    next(taken)
+    if spoil == "other values":
+        write_series(tmp_path, entities="run-2", brightness=3)
+    elif spoil == "cut short":
+        image.write_bytes(image.read_bytes()[:-300])
+    else:
+        image.unlink()
+    for use in (lambda: list(taken), lambda: dwi.image(40), lambda: dwi.array):
+        with pytest.raises(SourceError, match=r"run-2_dwi.nii.gz: has changed, or is gone, since"):
+            use()
+    np.testing.assert_array_equal(dwi.image(20), signal(table())[..., 20])  # of the run that is as it was
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("worst", [np.nan, np.inf])
+def test_a_large_series_is_checked_as_any_other(tmp_path: Path, worst: float) -> None:
+    image = write_series(tmp_path)
+    values = signal(table())
+    values[3, 3, 3, 20] = worst
+    nibabel.save(nibabel.Nifti1Image(values, AFFINES["right-handed"]), image)
+    with pytest.raises(InvalidData, match=r"sub-01_dwi.nii.gz: .*1 NaN or infinite of"):
+        read(tmp_path)

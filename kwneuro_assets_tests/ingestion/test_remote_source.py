@@ -15,7 +15,7 @@ import pytest
 from dagster import AssetKey, DagsterInstance, build_input_context
 from upath import UPath
 
-from kwneuro_assets.imaging import Dwi
+from kwneuro_assets.imaging import Dwi, StreamedVolume, streamed
 from kwneuro_assets.ingestion import ingest as ingest_module
 from kwneuro_assets.ingestion import tree as tree_module
 from kwneuro_assets.ingestion.dataset import SourceDataset
@@ -265,6 +265,28 @@ def test_a_subject_costs_one_request_for_each_text_and_two_for_each_image(
     dataset = SourceDataset(settings.source)
     read_dwi(dataset, dataset.series(SubjectKey.parse(key)))
     assert len(requests) == 2 + 2 * TEXT + IMAGE, "its folder, and whether there is a .bidsignore"
+
+
+def test_a_series_that_is_too_large_for_memory_is_fetched_once(
+    tmp_path: Path,
+    s3_bucket: S3Bucket,
+    requests: list[tuple[str, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_series(tmp_path, entities="run-1")
+    write_series(tmp_path, entities="run-2", brightness=2)
+    dataset = SourceDataset(SourceSettings(url=put_dataset(s3_bucket, tmp_path), subsample=2))
+    series = dataset.series(SubjectKey("01"))
+    whole, version = read_dwi(dataset, series)
+    monkeypatch.setattr(streamed, "LARGE", 0)
+    requests.clear()
+    apart, same = read_dwi(dataset, series)
+    assert isinstance(apart.volume, StreamedVolume)
+    assert same == version
+    for _ in range(2):
+        np.testing.assert_array_equal(apart.array, whole.array)
+    np.testing.assert_array_equal(apart.affine, whole.affine)
+    assert len(requests) == 2 * (2 * TEXT + IMAGE)
 
 
 def test_looking_for_one_subject_lists_no_other(

@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kwneuro_assets.imaging import InvalidData, Volume
-from kwneuro_assets.storage.nifti import read_grid, read_nifti, write_nifti
+from kwneuro_assets.imaging import InvalidData, StreamedVolume, Volume
+from kwneuro_assets.storage.files import Replaced, opened, stamp_of
+from kwneuro_assets.storage.nifti import read_grid, read_nifti, streamed_nifti, volumes_again, write_nifti
 from kwneuro_assets_tests.small_dataset import AFFINES, affine_of, load, rotation
 
 OBLIQUE = AFFINES["oblique"]
@@ -264,9 +265,9 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path, read: Callable[[Path]
         read(tmp_path / "gone.nii.gz")
 
 
-def written(volume: Volume) -> bytes:
+def written(volume: Volume | StreamedVolume, threads: int | None = None) -> bytes:
     file = io.BytesIO()
-    write_nifti(file, volume)
+    write_nifti(file, volume, threads)
     return file.getvalue()
 
 
@@ -318,4 +319,48 @@ def test_two_writes_give_the_same_bytes_whatever_the_order_in_memory() -> None:
 def test_the_gzip_header_holds_no_time_and_no_name() -> None:
     content = written(Volume(values(), OBLIQUE))
     flags, time = content[3], content[4:8]
-    assert (flags, time) == (0, b"\0" * 4)
+    assert (flags, time) == (4, b"\0" * 4)  # a field of our own, which readers skip
+
+
+def test_threads_memory_order_and_streaming_change_no_byte_of_a_file_of_many_blocks(tmp_path: Path) -> None:
+    """Three megabytes, so that blocks end within volumes."""
+    array = np.random.default_rng(3).normal(size=(50, 40, 30, 13)).astype(np.float32)
+    one = written(Volume(array.copy("F"), OBLIQUE), 1)
+    assert written(Volume(array.copy("F"), OBLIQUE), 2) == written(Volume(array.copy("F"), OBLIQUE), 4) == one
+    assert written(Volume(array.copy("C"), OBLIQUE), 2) == one
+    apart = StreamedVolume(array.shape, OBLIQUE, lambda chosen: (array[..., index] for index in chosen))
+    assert written(apart, 2) == one
+    path = tmp_path / "image.nii.gz"
+    path.write_bytes(one)
+    np.testing.assert_array_equal(np.asarray(load(path).dataobj), array)
+    np.testing.assert_array_equal(read_nifti(path).array, array)
+    with gzip.open(path) as stream:
+        assert stream.read()[352:] == array.tobytes("F")
+
+
+def test_a_stream_gives_what_is_chosen_and_reads_to_the_end_before_the_last_volume(tmp_path: Path) -> None:
+    path = saved(tmp_path / "image.nii.gz", values("int16"))
+    with opened(path) as file, streamed_nifti(file) as image:
+        found = list(image.volumes([1, 3], dtype=np.float32))
+    for index, volume in zip([1, 3], found, strict=True):
+        assert volume.dtype == np.float32
+        np.testing.assert_array_equal(volume, values("int16")[..., index])
+    bad_checksum(path)
+    with opened(path) as file, pytest.raises(InvalidData, match="whole gzip"), streamed_nifti(file) as image:  # noqa: PT012
+        taken = image.volumes()
+        for _ in range(4):
+            next(taken)
+        next(taken)
+
+
+def test_a_file_that_is_read_again_is_the_same_or_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "image.nii.gz", values())
+    stamp = stamp_of(path)
+    for index, volume in zip([0, 4], volumes_again(path, stamp, [0, 4]), strict=True):
+        np.testing.assert_array_equal(volume, values()[..., index])
+    saved(path, values() + 1)
+    with pytest.raises(Replaced, match=r"image.nii.gz: has changed, or is gone, since it was first read"):
+        list(volumes_again(path, stamp, [0]))
+    truncated(path)
+    with pytest.raises(Replaced, match="has changed"):
+        list(volumes_again(path, stamp, [0]))

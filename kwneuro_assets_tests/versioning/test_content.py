@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kwneuro_assets.imaging import Dwi, GradientTable, MapSet, NotApplicable, ResponseFunction, Volume
+from kwneuro_assets.imaging import Dwi, GradientTable, MapSet, NotApplicable, ResponseFunction, StreamedVolume, Volume
 from kwneuro_assets.versioning.content import Value, data_version, text_version
 from kwneuro_assets_tests.small_dataset import AFFINES, signal, table
 
@@ -98,3 +98,18 @@ def text_of(text: str) -> str:
 def test_a_number_that_is_none_has_no_version() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         text_version({"a": float("nan")})
+
+
+def test_a_streamed_series_has_the_version_of_the_same_in_memory() -> None:
+    whole = series()
+    apart = StreamedVolume(whole.volume.shape, OBLIQUE, lambda chosen: (whole.array[..., index] for index in chosen))
+    assert data_version(Dwi(apart, whole.gradients)) == data_version(whole)
+
+
+def test_the_order_in_memory_and_of_bytes_changes_no_version() -> None:
+    """Written out: the slabs of an image, and little-endian bytes, as a hash of the whole gives them."""
+    array = np.random.default_rng(0).random((3, 4, 5, 6), np.float32)
+    affine = volume().affine
+    told = b"Volume\n[]<f8(4, 4)\n" + affine.tobytes("F") + b"<f4(3, 4, 5, 6)\n" + array.astype("<f4").tobytes("F")
+    for other in (array, np.asfortranarray(array), array.transpose(1, 0, 2, 3).copy().transpose(1, 0, 2, 3)):
+        assert data_version(volume(other)) == hashlib.sha256(told).hexdigest()

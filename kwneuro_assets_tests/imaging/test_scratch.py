@@ -1,0 +1,90 @@
+"""A series that is put aside comes back to the bit, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from kwneuro_assets.imaging import StreamedVolume
+from kwneuro_assets.imaging.scratch import ScratchError, ScratchSeries
+
+GRID = (9, 8, 7)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def noise(volumes: int = 5) -> NDArray[np.float32]:
+    return np.asfortranarray(np.random.default_rng(1).normal(size=(*GRID, volumes)).astype(np.float32))
+
+
+def put_aside(array: NDArray[np.float32], *cuts: int) -> StreamedVolume:
+    scratch = ScratchSeries()
+    for slab in np.split(array, cuts, axis=2):
+        scratch.add(slab)
+    return scratch.volume(GRID, np.eye(4))
+
+
+@pytest.mark.parametrize("cuts", [(), (3,), (1, 2, 6)])
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_slabs_that_are_put_aside_come_back_as_volumes(
+    folder: Path, cuts: tuple[int, ...], threads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KWNEURO_THREADS", threads)
+    array = noise()
+    volume = put_aside(array, *cuts)
+    assert volume.shape == array.shape
+    np.testing.assert_array_equal(volume.array, array)
+    np.testing.assert_array_equal(next(volume.volumes([3])), array[..., 3])
+    # Two readers at once do not disturb each other.
+    for one, two, index in zip(volume.volumes(), volume.volumes(), range(5), strict=True):
+        np.testing.assert_array_equal(one, array[..., index])
+        np.testing.assert_array_equal(two, array[..., index])
+
+
+def test_volumes_that_are_put_aside_one_by_one_come_back(folder: Path) -> None:
+    scratch = ScratchSeries()
+    for index in range(5):
+        scratch.append(noise()[..., index])
+    np.testing.assert_array_equal(scratch.volume(GRID, np.eye(4)).array, noise())
+
+
+def descriptors() -> set[str]:
+    return {str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()}
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc")
+def test_the_file_has_no_name_and_goes_with_the_volume(folder: Path) -> None:
+    volume = put_aside(noise())
+    assert list(folder.iterdir()) == []
+    assert any(str(folder) in one for one in descriptors())
+    reader = volume.volumes()
+    next(reader)
+    del volume, reader
+    gc.collect()
+    assert not any(str(folder) in one for one in descriptors())
+
+
+@pytest.fixture
+def no_room() -> Iterator[None]:
+    """A limit that the system sets to the size of a file: what a full disk is, without filling one."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("no_room")
+def test_a_full_folder_is_named_with_what_to_do(folder: Path) -> None:
+    with pytest.raises(ScratchError, match=rf"{folder}: .*set the environment variable TMPDIR to a folder with room"):
+        put_aside(noise(50))
