@@ -18,17 +18,23 @@ Result = TypeVar("Result")
 
 
 def thread_count() -> int:
-    """The threads a derivation may use: `KWNEURO_THREADS` where set, else the processors this process may run on.
+    """The threads a derivation may use: `KWNEURO_THREADS` where set, else the processors this process may run on, which
+    the runs share that `KWNEURO_MAX_RUNS` lets go at once.
 
-    Raises ValueError where the variable is not a whole number of at least one.
+    Raises ValueError where a variable is not a whole number of at least one.
     """
-    wanted = os.environ.get("KWNEURO_THREADS", "").strip()
-    if not wanted:
-        # Inside a batch job's or a container's CPU set the machine's own count would be too many.
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not wanted.isdecimal() or int(wanted) < 1:
-        raise ValueError(f"environment variable KWNEURO_THREADS: expected a whole number from 1, found {wanted!r}")
-    return int(wanted)
+    # Inside a batch job's or a container's CPU set the machine's own count would be too many.
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return _whole_number("KWNEURO_THREADS") or max(1, processors // (_whole_number("KWNEURO_MAX_RUNS") or 1))
+
+
+def _whole_number(variable: str) -> int | None:
+    text = os.environ.get(variable, "").strip()
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"environment variable {variable}: expected a whole number from 1, found {text!r}")
+    return int(text)
 
 
 def one_blas_thread() -> AbstractContextManager[Any]:
