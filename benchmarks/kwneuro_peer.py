@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 import sys
 import time
 from pathlib import Path
@@ -54,7 +55,8 @@ def main(step: str, *words: str) -> None:
         tell({"seconds": round(time.perf_counter() - started, 2)})
         return
     folder, subject, out = words
-    dataset, place = Dataset(Path(folder), subject), Path(out)
+    dataset, place = Dataset(Path(folder).absolute(), subject), Path(out).absolute()
+    os.chdir(place)  # AMICO leaves its kernels where it runs
     if step == "chain":
         chain(dataset, place)
         tell({"seconds": 0})
