@@ -74,7 +74,7 @@ def estimate_response(
 
 def single_fibre_voxels(tensor: MapSet, mask: Volume, fa_threshold: float, minimum_voxels: int) -> NDArray[np.bool_]:
     """(x, y, z) True in the voxels that the response is taken from; see `estimate_response`."""
-    core = _eroded(mask.array.astype(bool), minimum_voxels)
+    core = eroded(mask.array.astype(bool), minimum_voxels)
     fa, md, evals = (tensor[name].array for name in ("fa", "md", "evals"))
     first, second, third = np.moveaxis(evals, 3, 0)
     low, high = (share * np.median(md[core]) for share in MD_RANGE)
@@ -111,7 +111,7 @@ def along_and_across(coefficients: NDArray[np.float64]) -> tuple[float, float]:
     return float(along), float(across)
 
 
-def _eroded(inside: NDArray[np.bool_], minimum_voxels: int) -> NDArray[np.bool_]:
+def eroded(inside: NDArray[np.bool_], minimum_voxels: int) -> NDArray[np.bool_]:
     """The mask without its edge, as deep as enough voxels remain."""
     from scipy.ndimage import binary_erosion
 
