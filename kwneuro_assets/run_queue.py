@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
 from dagster import DagsterInstance
 
 from kwneuro_assets.dagster_internals import ConfigurableClassData, QueuedRunCoordinator
+from kwneuro_assets.threads import whole_number
 
 NETWORK_POOL = "network"  # steps that hold a neural network in memory
 
@@ -20,21 +20,12 @@ class RunQueue(QueuedRunCoordinator):
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> RunQueue:
-        runs = _whole_number("KWNEURO_MAX_RUNS")
+        runs = whole_number("KWNEURO_MAX_RUNS")
         chosen = {"max_concurrent_runs": runs} if runs is not None else {}
         return cls(inst_data=inst_data, **{**config_value, **chosen})
 
     def register_instance(self, instance: DagsterInstance) -> None:
         super().register_instance(instance)
-        slots = _whole_number("KWNEURO_NETWORK_SLOTS")
+        slots = whole_number("KWNEURO_NETWORK_SLOTS")
         if slots is not None:
             instance.event_log_storage.set_concurrency_slots(NETWORK_POOL, slots)
-
-
-def _whole_number(variable: str) -> int | None:
-    text = os.environ.get(variable, "").strip()
-    if not text:
-        return None
-    if not text.isdigit():
-        raise ValueError(f"{variable}: expected a whole number, found {text!r}")
-    return int(text)

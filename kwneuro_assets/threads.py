@@ -13,6 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
+from kwneuro_assets.progress import Progress, silent
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -21,19 +23,21 @@ def thread_count() -> int:
     """The threads a derivation may use: `KWNEURO_THREADS` where set, else the processors this process may run on, which
     the runs share that `KWNEURO_MAX_RUNS` lets go at once.
 
-    Raises ValueError where a variable is not a whole number of at least one.
+    Raises ValueError where `KWNEURO_THREADS` is not a whole number of at least one, or `KWNEURO_MAX_RUNS` is none.
     """
     # Inside a batch job's or a container's CPU set the machine's own count would be too many.
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return _whole_number("KWNEURO_THREADS") or max(1, processors // (_whole_number("KWNEURO_MAX_RUNS") or 1))
+    return whole_number("KWNEURO_THREADS", least=1) or max(1, processors // (whole_number("KWNEURO_MAX_RUNS") or 1))
 
 
-def _whole_number(variable: str) -> int | None:
+def whole_number(variable: str, least: int = 0) -> int | None:
+    """What an environment variable is set to, None where it is not. Raises ValueError for anything else."""
     text = os.environ.get(variable, "").strip()
     if not text:
         return None
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"environment variable {variable}: expected a whole number from 1, found {text!r}")
+    if not text.isdecimal() or int(text) < least:
+        expected = f"a whole number from {least}" if least else "a whole number"
+        raise ValueError(f"environment variable {variable}: expected {expected}, found {text!r}")
     return int(text)
 
 
@@ -55,6 +59,13 @@ def parallel_map(
     """
     with one_blas_thread():
         yield from map_ahead(function, items, min(thread_count(), at_most or thread_count()))
+
+
+def in_blocks(work: Callable[[slice], object], count: int, size: int, progress: Progress = silent) -> None:
+    """Have `work` done on `count` items, in slices of `size`, by `thread_count()` threads; tells the share done."""
+    blocks = [slice(start, start + size) for start in range(0, count, size)]
+    for done, _ in enumerate(parallel_map(work, blocks), start=1):
+        progress(done / len(blocks))
 
 
 def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:

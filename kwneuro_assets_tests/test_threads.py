@@ -20,7 +20,7 @@ def test_the_environment_sets_the_number_of_threads(monkeypatch: pytest.MonkeyPa
 def test_runs_that_go_at_once_share_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     monkeypatch.delenv("KWNEURO_THREADS", raising=False)
-    for runs, threads in (("", 16), ("1", 16), ("3", 5), ("100", 1)):
+    for runs, threads in (("", 16), ("0", 16), ("1", 16), ("3", 5), ("100", 1)):
         monkeypatch.setenv("KWNEURO_MAX_RUNS", runs)
         assert thread_count() == threads
     monkeypatch.setenv("KWNEURO_THREADS", "4")

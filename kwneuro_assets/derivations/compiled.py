@@ -11,6 +11,7 @@ disk is that of the source. No option is set that would let the compiler reorder
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from importlib import import_module
@@ -19,6 +20,8 @@ from typing import Any, TypeVar
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 TOLD = 0.5  # s: what was compiled before in this process takes none
+
+_compiling = threading.Lock()
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +40,10 @@ def compile_now(function: Callable[..., Any], *arguments: object) -> None:
     """Have a compiled function ready for arguments of these types, and log where that took a compilation."""
     numba: Any = import_module("numba")
     dispatcher: Any = function
-    started = time.perf_counter()
-    dispatcher.compile(tuple(numba.typeof(argument) for argument in arguments))
-    seconds = time.perf_counter() - started
+    with _compiling:  # so that a thread that waits for another's compilation does not count it as its own
+        started = time.perf_counter()
+        dispatcher.compile(tuple(numba.typeof(argument) for argument in arguments))
+        seconds = time.perf_counter() - started
     if dispatcher.stats.cache_hits or seconds < TOLD:
         return
     where = dispatcher.stats.cache_path

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from kwneuro_assets.derivations.directions import electrostatic_directions
 from kwneuro_assets.derivations.harmonics import convolution_factors, harmonics, orders_of_coefficients
 from kwneuro_assets.derivations.peaks import find_peaks
-from kwneuro_assets.derivations.response import MOST_ISOTROPIC, along_and_across
+from kwneuro_assets.derivations.response import require_contrast
 from kwneuro_assets.derivations.shells import choose_shell
 from kwneuro_assets.imaging import Dwi, InvalidData, MapSet, NotApplicable, ResponseFunction, Shell, Volume
 from kwneuro_assets.imaging.gradients import SHELL_WIDTH
 from kwneuro_assets.imaging.mapset import scatter
 from kwneuro_assets.imaging.volume import binary_mask, require_same_grid
 from kwneuro_assets.progress import Progress, silent
-from kwneuro_assets.threads import one_blas_thread, parallel_map
+from kwneuro_assets.threads import in_blocks, one_blas_thread
 
 Floats = NDArray[np.float64]
 
@@ -45,6 +45,7 @@ class Deconvolution:
     normal: Floats  # packed: forward' forward and the norm's weight
     amplitudes: Floats  # (coefficients, constrained directions): weighted
     products: Floats  # (constrained directions, packed): outer product of each of these
+    every_product: Floats  # packed: their sum
 
     @classmethod
     def of(cls, directions: Floats, response: ResponseFunction, order: int) -> Deconvolution:
@@ -60,7 +61,9 @@ class Deconvolution:
         constraint = harmonics(order, electrostatic_directions(CONSTRAINED_DIRECTIONS))
         constraint = constraint * (NEGATIVITY_WEIGHT * response.coefficients[0] / CONSTRAINED_DIRECTIONS)
         products = _packed(constraint[:, :, None] * constraint[:, None, :])
-        return cls(order, forward, start, _packed(normal), np.ascontiguousarray(constraint.T), products)
+        return cls(
+            order, forward, start, _packed(normal), np.ascontiguousarray(constraint.T), products, products.sum(axis=0)
+        )
 
     def fod(self, signals: Floats) -> Floats:
         """FODs (voxels, coefficients) of signals (voxels, directions), in the basis of `harmonics`."""
@@ -68,7 +71,7 @@ class Deconvolution:
         from kwneuro_assets.derivations.csd_solver import deconvolve
 
         fods = np.empty((len(signals), self.forward.shape[1]))
-        matrices = (self.start, self.forward, self.normal, self.amplitudes, self.products, self.products.sum(axis=0))
+        matrices = (self.start, self.forward, self.normal, self.amplitudes, self.products, self.every_product)
         arguments = (np.ascontiguousarray(signals), fods, *matrices, MOST_ROUNDS)
         compile_now(deconvolve, *arguments)
         deconvolve(*arguments)
@@ -128,9 +131,7 @@ def fit_csd_peaks(
             minimum_angle=minimum_angle,
         )
 
-    blocks = [slice(first, first + BLOCK) for first in range(0, count, BLOCK)]
-    for done, _ in enumerate(parallel_map(fit, blocks), start=1):
-        progress(done / len(blocks))
+    in_blocks(fit, count, BLOCK, progress)
     lengths = np.linalg.norm(vectors, axis=2)
     maps = {"peaks": vectors.reshape(count, -1), "peakvalues": lengths, **({"fod": coefficients} if fod else {})}
     return MapSet({name: scatter(values, inside) for name, values in maps.items()})
@@ -150,11 +151,4 @@ def _check_response(response: ResponseFunction, shell: Shell) -> None:
             found=f"b={response.bvalue:.0f}",
             remedy="Estimate it again, or name its shell in csd.shell.",
         )
-    along, across = along_and_across(response.coefficients)
-    if along >= MOST_ISOTROPIC * across:
-        raise InvalidData(
-            "response function",
-            expected="less signal along the fibre than across",
-            found=f"{along:.4g} along and {across:.4g} across",
-            remedy="A response in MRtrix3's form lists l = 0, 2, 4, ..., of which l = 2 is negative.",
-        )
+    require_contrast(response.coefficients, response.bvalue, "response function")

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from kwneuro_assets.derivations.directions import electrostatic_directions
 from kwneuro_assets.derivations.harmonics import coefficient_count, convolution_factors, harmonics
 from kwneuro_assets.derivations.peaks import find_peaks
-from kwneuro_assets.derivations.response import MOST_ISOTROPIC, along_and_across
-from kwneuro_assets.derivations.shells import LOWEST_ORDER, WORST_CONDITION
+from kwneuro_assets.derivations.response import require_contrast
+from kwneuro_assets.derivations.shells import LOWEST_ORDER, reachable_order
 from kwneuro_assets.derivations.tissue_responses import MEAN_TO_L0, SHELLS_WANTED, TissueResponses
 from kwneuro_assets.imaging import Dwi, GradientTable, InvalidData, MapSet, NotApplicable, Volume
 from kwneuro_assets.imaging.gradients import SHELL_WIDTH, count_directions
 from kwneuro_assets.imaging.mapset import scatter
 from kwneuro_assets.imaging.volume import binary_mask, require_same_grid
 from kwneuro_assets.progress import Progress, silent
-from kwneuro_assets.threads import one_blas_thread, parallel_map
+from kwneuro_assets.threads import in_blocks, one_blas_thread
 
 Floats = NDArray[np.float64]
 
@@ -121,11 +121,10 @@ def fit_multi_tissue(
     order = multi_tissue_order(dwi.gradients, max_order)
     if isinstance(order, NotApplicable):
         return order
-    _check_contrast(responses)
+    require_contrast(responses.white[-1], responses.bvalues[-1], "white-matter response")
     model = MultiTissueDeconvolution.of(dwi.gradients.to_frame("world", dwi.affine), responses, order)
     signals = dwi.signals(inside.array > 0)
     count, coefficients = len(signals), coefficient_count(order)
-    model.solve(np.zeros((1, len(dwi.gradients))))  # compiled once, before threads ask for it
     vectors = np.zeros((count, peaks, 3), np.float32)
     shares = np.zeros((count, 1 + ISOTROPIC), np.float32)
     fods = np.zeros((count if fod else 0, coefficients), np.float32)
@@ -140,9 +139,7 @@ def fit_multi_tissue(
         if fod:
             fods[block] = found
 
-    blocks = [slice(first, first + BLOCK) for first in range(0, count, BLOCK)]
-    for done, _ in enumerate(parallel_map(fit, blocks), start=1):
-        progress(done / len(blocks))
+    in_blocks(fit, count, BLOCK, progress)
     values = {"peaks": vectors.reshape(count, -1), "peakvalues": np.linalg.norm(vectors, axis=2)}
     values |= dict(zip(("wmfraction", "gmfraction", "csffraction"), shares.T, strict=True))
     if fod:
@@ -173,13 +170,10 @@ def multi_tissue_order(gradients: GradientTable, max_order: int) -> int | NotApp
             f"found {len(shells)}."
         )
     directions = gradients.bvecs[~gradients.b0_mask]
-    distinct = count_directions(directions)
-    determined = next(
-        (order for order in range(max_order, 0, -2) if _determine(directions, distinct, order)),
-        0,
-    )
+    determined = reachable_order(directions, max_order)
     lowest = min(LOWEST_ORDER, max_order)
     if determined < lowest:
+        distinct = count_directions(directions)
         uneven = ", but unevenly spread" if distinct >= coefficient_count(lowest) else ""
         return NotApplicable(
             f"Multi-tissue deconvolution of order {lowest} needs {coefficient_count(lowest)} directions, spread over "
@@ -188,11 +182,6 @@ def multi_tissue_order(gradients: GradientTable, max_order: int) -> int | NotApp
     measured = 1 + sum(count_directions(gradients.bvecs[list(shell.indices)]) for shell in shells)
     further = range(min(determined + BEYOND, max_order), determined, -2)
     return next((order for order in further if coefficient_count(order) + ISOTROPIC <= measured), determined)
-
-
-def _determine(directions: Floats, distinct: int, order: int) -> bool:
-    enough = coefficient_count(order) <= distinct
-    return enough and bool(np.linalg.cond(harmonics(order, directions)) <= WORST_CONDITION)
 
 
 def _shares(solution: Floats, coefficients: int) -> Floats:
@@ -217,14 +206,3 @@ def _rows_of_volumes(gradients: GradientTable, responses: TissueResponses) -> li
             )
         rows.append((list(shell.indices), row))
     return rows
-
-
-def _check_contrast(responses: TissueResponses) -> None:
-    along, across = along_and_across(responses.white[-1])
-    if along >= MOST_ISOTROPIC * across:
-        raise InvalidData(
-            "white-matter response",
-            expected="less signal along the fibre than across",
-            found=f"{along:.4g} along and {across:.4g} across at b={responses.bvalues[-1]:.0f}",
-            remedy="A response in MRtrix3's form lists l = 0, 2, 4, ..., of which l = 2 is negative.",
-        )

@@ -19,7 +19,7 @@ from kwneuro_assets.imaging import Dwi, MapSet, NotApplicable, Volume
 from kwneuro_assets.imaging.mapset import scatter
 from kwneuro_assets.imaging.volume import binary_mask, require_same_grid
 from kwneuro_assets.progress import Progress, silent
-from kwneuro_assets.threads import parallel_map
+from kwneuro_assets.threads import in_blocks, parallel_map
 
 LINEAR_PENALTY, QUADRATIC_PENALTY = 0.5, 1e-3  # lambda 1 and 2 of AMICO's elastic net: its defaults for NODDI
 BLOCK = 10_000  # voxels whose directions are found at a time
@@ -76,9 +76,7 @@ def fit_noddi(
         normalised, lit = _normalised(signals[block], scale[block])
         axes[block][lit] = principal_axes(bvals, bvecs, normalised[lit])
 
-    blocks = [slice(start, start + BLOCK) for start in range(0, count, BLOCK)]
-    for _ in parallel_map(orient, blocks):
-        pass
+    in_blocks(orient, count, BLOCK)
     progress(PREPARED_SHARE)
 
     estimates = np.zeros((count, ESTIMATES))

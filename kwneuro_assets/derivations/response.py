@@ -111,6 +111,29 @@ def along_and_across(coefficients: NDArray[np.float64]) -> tuple[float, float]:
     return float(along), float(across)
 
 
+def require_contrast(coefficients: NDArray[np.float64], bvalue: float, what: str) -> None:
+    """Raises InvalidData for a response, called `what`, with as much signal along its fibre as across."""
+    along, across = along_and_across(coefficients)
+    if along >= MOST_ISOTROPIC * across:
+        raise InvalidData(
+            what,
+            expected="less signal along the fibre than across",
+            found=f"{along:.4g} along and {across:.4g} across at b={bvalue:.0f}",
+            remedy="A response in MRtrix3's form lists l = 0, 2, 4, ..., of which l = 2 is negative.",
+        )
+
+
+def without_contrast(coefficients: NDArray[np.float64], bvalue: float, voxels: int) -> NotApplicable | None:
+    """Why an estimate from so many voxels is no response, if there is as much signal along the fibre as across."""
+    along, across = along_and_across(coefficients)
+    if along < MOST_ISOTROPIC * across:
+        return None
+    return NotApplicable(
+        f"The {voxels} voxels with the highest FA show no fibre: at b={bvalue:.0f} their signal is {along:.4g} "
+        f"along the tensor and {across:.4g} across."
+    )
+
+
 def eroded(inside: NDArray[np.bool_], minimum_voxels: int) -> NDArray[np.bool_]:
     """The mask without its edge, as deep as enough voxels remain."""
     from scipy.ndimage import binary_erosion
@@ -130,12 +153,10 @@ def _highest(fa: NDArray[np.float32], among: NDArray[np.bool_], number: int) -> 
 
 
 def _judged(coefficients: NDArray[np.float64], bvalue: float, voxels: int) -> ResponseFunction | NotApplicable:
+    refusal = without_contrast(coefficients, bvalue, voxels)
+    if refusal:
+        return refusal
     along, across = along_and_across(coefficients)
-    if along >= MOST_ISOTROPIC * across:
-        return NotApplicable(
-            f"The {voxels} voxels with the highest FA show no fibre: at b={bvalue:.0f} their signal is {along:.4g} "
-            f"along the tensor and {across:.4g} across."
-        )
     if along > WEAKLY_PROLATE * across:
         log.warning(
             "the fibre response at b=%.0f has little contrast: signal %.4g along the fibre, %.4g across",

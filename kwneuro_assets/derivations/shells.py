@@ -41,7 +41,7 @@ def choose_shell(gradients: GradientTable, wanted: Literal["auto"] | float, max_
     if wanted != "auto":
         shells = (_nearest(shells, float(wanted)),)
     # Angles between vectors do not depend on the frame, so the table's own serves.
-    orders = {shell: _reachable_order(_directions(gradients, shell), max_order) for shell in shells}
+    orders = {shell: reachable_order(_directions(gradients, shell), max_order) for shell in shells}
     best = max(orders.values())
     lowest = min(LOWEST_ORDER, max_order)
     if best < lowest:
@@ -75,7 +75,7 @@ def _nearest(shells: tuple[Shell, ...], wanted: float) -> Shell:
     return nearest
 
 
-def _reachable_order(directions: NDArray[np.float64], max_order: int) -> int:
+def reachable_order(directions: NDArray[np.float64], max_order: int) -> int:
     """The highest order that these directions determine, 0 for none."""
     distinct = count_directions(directions)
     for order in range(max_order, 0, -2):

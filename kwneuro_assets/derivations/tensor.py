@@ -12,7 +12,7 @@ from kwneuro_assets.imaging.gradients import SHELL_WIDTH
 from kwneuro_assets.imaging.mapset import scatter
 from kwneuro_assets.imaging.volume import binary_mask, require_same_grid
 from kwneuro_assets.progress import Progress, silent
-from kwneuro_assets.threads import parallel_map
+from kwneuro_assets.threads import in_blocks
 
 UNKNOWNS = 7  # six elements of the tensor and ln S0
 RANK_TOLERANCE = 1e-3  # of the largest singular value: directions equal up to a file's digits add no rank
@@ -58,9 +58,7 @@ def fit_tensor(dwi: Dwi, mask: Volume, max_bvalue: float, *, progress: Progress 
         lit = signal.max(axis=1) > 0
         evals[block][lit], evecs[block][lit] = _eigen(weighted_fit(design, signal[lit])[:, :6])
 
-    blocks = [slice(start, start + BLOCK) for start in range(0, count, BLOCK)]
-    for done, _ in enumerate(parallel_map(fit, blocks), start=1):
-        progress(done / len(blocks))
+    in_blocks(fit, count, BLOCK, progress)
     evals /= 1000
     fitted = np.asarray(evecs.any(axis=(1, 2)))
     raised = np.count_nonzero((evals[fitted] <= 0).any(axis=1))

@@ -25,6 +25,7 @@ from kwneuro_assets.derivations.response import (
     eroded,
     fit_zonal,
     single_fibre_voxels,
+    without_contrast,
 )
 from kwneuro_assets.derivations.tensor import fit_tensor
 from kwneuro_assets.imaging import Dwi, InvalidData, NotApplicable, Volume
@@ -162,9 +163,10 @@ def estimate_tissue_responses(dwi: Dwi, mask: Volume, *, white_voxels: int = 300
         zonal[row] = fit_zonal(signals, dwi.world_bvecs[indices], fibres, ORDER)
     bvalues = np.array([0.0, *(shell.bvalue for shell in shells)])
     counts = {"white": int(np.count_nonzero(white)), "grey": grey.size, "water": water.size}
-    refusal = _without_contrast(zonal, bvalues, counts["white"])
+    refusal = without_contrast(zonal[-1], bvalues[-1], counts["white"])
     if refusal:
         return refusal
+    _warn_of_little_contrast(zonal, bvalues)
     for tissue, count in counts.items():
         if count < FEW_VOXELS:
             log.warning("the %s response comes from %d voxels only; %d or more are wanted", tissue, count, FEW_VOXELS)
@@ -224,25 +226,17 @@ def _too_few(slow: int, fast: int) -> NotApplicable:
     )
 
 
-def _without_contrast(zonal: Floats, bvalues: Floats, voxels: int) -> NotApplicable | None:
-    """Why the white response cannot serve, if so; warnings where it barely does."""
+def _warn_of_little_contrast(zonal: Floats, bvalues: Floats) -> None:
     for coefficients, bvalue in zip(zonal[1:], bvalues[1:], strict=True):
         along, across = along_and_across(coefficients)
-        highest = bvalue == bvalues[-1]
-        if highest and along >= MOST_ISOTROPIC * across:
-            return NotApplicable(
-                f"The {voxels} voxels with the highest FA show no fibre: at b={bvalue:.0f} their signal is "
-                f"{along:.4g} along the tensor and {across:.4g} across."
-            )
         # At low b-values every response has little contrast.
-        if along > (WEAKLY_PROLATE if highest else MOST_ISOTROPIC) * across:
+        if along > (WEAKLY_PROLATE if bvalue == bvalues[-1] else MOST_ISOTROPIC) * across:
             log.warning(
                 "the white-matter response at b=%.0f has little contrast: signal %.4g along the fibre, %.4g across",
                 bvalue,
                 along,
                 across,
             )
-    return None
 
 
 def _rows(text: str, tissue: str) -> Floats:
