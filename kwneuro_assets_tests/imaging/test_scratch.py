@@ -6,6 +6,7 @@ import gc
 import resource
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -75,16 +76,19 @@ def test_the_file_has_no_name_and_goes_with_the_volume(folder: Path) -> None:
     assert not any(str(folder) in one for one in descriptors())
 
 
-@pytest.fixture
+@contextmanager
 def no_room() -> Iterator[None]:
-    """A limit that the system sets to the size of a file: what a full disk is, without filling one."""
+    """A limit that the system sets to the size of a file: what a full disk is, without filling one. It holds for all
+    that the process writes, the test's own report too, so it stands for one statement only."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.usefixtures("no_room")
 def test_a_full_folder_is_named_with_what_to_do(folder: Path) -> None:
-    with pytest.raises(ScratchError, match=rf"{folder}: .*set the environment variable TMPDIR to a folder with room"):
+    message = rf"{folder}: .*set the environment variable TMPDIR to a folder with room"
+    with pytest.raises(ScratchError, match=message), no_room():
         put_aside(noise(50))
