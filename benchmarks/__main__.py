@@ -11,6 +11,7 @@
     make bench ARGS="ingestion --help"                # ticks of the ingestion sensor over thousands of subjects
     make bench ARGS="bits --help"                     # what changes the last bits of a derivative
     make bench ARGS="noise --help"                    # fibre directions at several levels of noise
+    make bench ARGS="directions --help"               # fibre directions and tissue shares against a phantom's truth
 
 The dataset brings its brain mask, so that no network is timed. Of the peers DIPY is there; AMICO, MRtrix3 (on the
 PATH) and kwneuro are measured where they are installed. All get the same number of threads and of processors.
@@ -21,8 +22,10 @@ Steps:
   tensor            fit, FA and MD, in memory; MRtrix3's commands are timed with their reading and writing
   noddi             the dictionary included, in memory
   chain             `kwneuro-assets run` of DTI and NODDI with all before them, with the parts of its time
-  response, response and csd
-                    the fibre response; that with deconvolution and peaks, MRtrix3's with our response given
+  response, response and csd, csd
+                    the fibre response; that with deconvolution and peaks; these alone; MRtrix3's with our response
+  multi-tissue      deconvolution of all shells and peaks, with our responses given to both, ours of order 10, MRtrix3's
+                    of order 8, its default
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ from benchmarks.peers import PEERS, Setting, interpreter_with_kwneuro
 from benchmarks.process import measure
 from kwneuro_assets.threads import thread_count
 
-OTHERS = ("storage", "cohort", "automation", "ingestion", "bits", "noise")
+OTHERS = ("storage", "cohort", "automation", "ingestion", "bits", "noise", "directions")
 
 
 def main() -> None:

@@ -81,9 +81,8 @@ ENVIRONMENTS: dict[str, Mapping[str, str]] = {
 _CLEARED = {"OPENBLAS_L2_SIZE", *(name for environment in ENVIRONMENTS.values() for name in environment)}
 
 # What other interpreters may lack is not imported here: the settings, whose defaults these are, and the demo.
-CSD: dict[str, Any] = {"shell": "auto", "max_order": 8}
-RESPONSE: dict[str, Any] = {**CSD, "fa_threshold": 0.7, "minimum_voxels": 300}
-PEAKS: dict[str, Any] = {**CSD, "peaks": 5, "relative_threshold": 0.1, "minimum_angle": 25.0}
+RESPONSE: dict[str, Any] = {"shell": "auto", "max_order": 8, "fa_threshold": 0.7, "minimum_voxels": 300}
+PEAKS: dict[str, Any] = {"max_order": 8, "peaks": 5, "relative_threshold": 0.1, "minimum_angle": 25.0}
 
 
 @dataclass(frozen=True)

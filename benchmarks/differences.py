@@ -23,6 +23,8 @@ QUANTITIES = {
     "noddi": {"ndi": "NDI", "odi": "ODI", "fwf": "FWF"},
     "response": {},
     "response and csd": {"peaks": "first peak, degrees"},
+    "csd": {"peaks": "first peak, degrees"},
+    "multi-tissue": {"peaks": "first peak, degrees"},
 }
 
 

@@ -95,7 +95,7 @@ def main(step: str, folder: str, subject: str, voxels: str, volumes: str) -> Non
         mask = part_of_mask(steps.load_mask(dataset), float(voxels))
         count = int(np.count_nonzero(mask.array))
         fit: Callable[[Dwi, Volume], object] = {
-            "tensor": steps.tensor, "noddi": steps.noddi, "response and csd": steps.csd
+            "tensor": steps.tensor, "noddi": steps.noddi, "response and csd": steps.response_and_csd
         }[step]  # fmt: skip
         run = lambda: fit(dwi, mask)  # noqa: E731
     try:

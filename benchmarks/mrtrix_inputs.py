@@ -1,4 +1,4 @@
-"""What MRtrix3 gets, made beforehand: the volumes that we use as uncompressed .mif, the mask, our response as text.
+"""What MRtrix3 gets, made beforehand: the volumes that we use as uncompressed .mif, the mask, our responses as text.
 
 python -m benchmarks.mrtrix_inputs STEP FOLDER SUBJECT OUT
 """
@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.dataset import Dataset
+from benchmarks.mrtrix_peer import TISSUES
 from benchmarks.process import tell, tell_problem
-from benchmarks.steps import SETTINGS, load_dwi, load_mask, response
-from kwneuro_assets.derivations.shells import choose_shell
+from benchmarks.steps import SETTINGS, load_dwi, load_mask, response, tissue_responses
+from kwneuro_assets.derivations.shells import MAX_ORDER, choose_shell
 from kwneuro_assets.derivations.tensor import tensor_volumes
 from kwneuro_assets.imaging import NotApplicable
+from kwneuro_assets.imaging.tissue_responses import format_tissue_responses
 
 
 def main(step: str, folder: str, subject: str, out: str) -> None:
@@ -27,8 +29,16 @@ def main(step: str, folder: str, subject: str, out: str) -> None:
             tell_problem(chosen.reason)
             return
         _convert(dataset, place, [int(index) for index in chosen])
+    elif step == "multi-tissue":
+        responses = tissue_responses(dwi, load_mask(dataset))
+        if isinstance(responses, NotApplicable):
+            tell_problem(responses.reason)
+            return
+        for tissue, text in zip(TISSUES, format_tissue_responses(responses), strict=True):
+            (place / f"{tissue}.txt").write_text(text)
+        _convert(dataset, place, range(len(dwi.gradients)))
     else:
-        shell = choose_shell(dwi.gradients, SETTINGS.csd.shell, SETTINGS.csd.max_order)
+        shell = choose_shell(dwi.gradients, SETTINGS.csd.shell, MAX_ORDER)
         found = response(dwi, load_mask(dataset))
         for refusal in (shell, found):
             if isinstance(refusal, NotApplicable):

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from benchmarks.process import tell, wait_for
 
+TISSUES = ("wm", "gm", "csf")
+MULTI_TISSUE_ORDERS = "8,0,0"  # MRtrix3's default for white matter where the response reaches it; ours is 10
+
 
 def commands(step: str, out: Path) -> list[list[str]]:
     image, mask = str(out / "dwi.mif"), str(out / "mask.mif")
@@ -20,6 +23,12 @@ def commands(step: str, out: Path) -> list[list[str]]:
         return [
             ["dwi2tensor", "-mask", mask, image, str(out / "tensor.mif")],
             ["tensor2metric", "-mask", mask, *maps, str(out / "tensor.mif")],
+        ]
+    if step == "multi-tissue":
+        tissues = [str(out / f"{tissue}{suffix}") for tissue in TISSUES for suffix in (".txt", ".mif")]
+        return [
+            ["dwi2fod", "msmt_csd", "-mask", mask, "-lmax", MULTI_TISSUE_ORDERS, image, *tissues],
+            ["sh2peaks", "-mask", mask, "-num", "5", tissues[1], str(out / "peaks.nii")],
         ]
     order = (out / "order.txt").read_text()
     fod = str(out / "fod.mif")

@@ -103,9 +103,7 @@ def _response(table: GradientTable) -> ResponseFunction:
 
 def _ours(dwi: Dwi, response: ResponseFunction) -> Floats:
     mask = Volume(np.ones(dwi.volume.grid, np.uint8), dwi.affine)
-    maps = fit_csd_peaks(
-        dwi, mask, response, shell="auto", max_order=ORDER, peaks=5, relative_threshold=0.1, minimum_angle=25
-    )
+    maps = fit_csd_peaks(dwi, mask, response, max_order=ORDER, peaks=5, relative_threshold=0.1, minimum_angle=25)
     assert isinstance(maps, MapSet)
     return maps["peaks"].array.reshape(len(dwi.array), -1, 3).astype(np.float64)
 

@@ -57,6 +57,7 @@ class Peer:
 
 DIPY_DENOISING = Peer("DIPY patch2self version 3", "benchmarks.dipy_peer")
 KWNEURO = Peer("kwneuro", "benchmarks.kwneuro_peer")
+MRTRIX_CSD = Peer("MRtrix3 dwi2fod csd, sh2peaks", "benchmarks.mrtrix_peer")
 
 PEERS: dict[str, Sequence[Peer]] = {
     "denoise": (DIPY_DENOISING, KWNEURO),
@@ -66,7 +67,9 @@ PEERS: dict[str, Sequence[Peer]] = {
     ),
     "noddi": (Peer("AMICO", "benchmarks.amico_peer"),),
     "response": (),
-    "response and csd": (Peer("MRtrix3 dwi2fod csd, sh2peaks", "benchmarks.mrtrix_peer"),),
+    "response and csd": (MRTRIX_CSD,),
+    "csd": (MRTRIX_CSD,),
+    "multi-tissue": (Peer("MRtrix3 dwi2fod msmt_csd of order 8, sh2peaks", "benchmarks.mrtrix_peer"),),
     "chain": (KWNEURO,),
 }
 

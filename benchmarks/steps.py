@@ -21,20 +21,23 @@ from benchmarks.dataset import Dataset
 from benchmarks.process import tell, tell_problem, timed
 from kwneuro_assets.derivations.csd import fit_csd_peaks
 from kwneuro_assets.derivations.denoise import denoise, patch2self
+from kwneuro_assets.derivations.multi_tissue import fit_multi_tissue
 from kwneuro_assets.derivations.noddi import fit_noddi
 from kwneuro_assets.derivations.response import estimate_response
-from kwneuro_assets.derivations.shells import choose_shell
+from kwneuro_assets.derivations.shells import MAX_ORDER, SHELLS_WANTED, choose_shell
 from kwneuro_assets.derivations.tensor import fit_tensor
-from kwneuro_assets.imaging import Dwi, InvalidData, MapSet, NotApplicable, ResponseFunction, Volume
+from kwneuro_assets.derivations.tissue_responses import estimate_tissue_responses
+from kwneuro_assets.imaging import Dwi, InvalidData, MapSet, NotApplicable, ResponseFunction, TissueResponses, Volume
 from kwneuro_assets.ingestion.dataset import SourceDataset
 from kwneuro_assets.ingestion.read import read_dwi, read_mask
-from kwneuro_assets.settings import PeakSettings, PipelineSettings, ResponseSettings, SourceSettings
+from kwneuro_assets.settings import PipelineSettings, SourceSettings
 from kwneuro_assets.storage.nifti import read_nifti, write_nifti
 from kwneuro_assets.subjects import SubjectKey
 
 SETTINGS = PipelineSettings()
 WARM_UP_VOXELS = 50  # enough to compile for, and nothing to compute
 SOME_RESPONSE = (600.0, -300.0, 80.0)  # the shape of any fibre's: too few voxels to estimate one
+SOME_DIFFUSIVITIES = (0.8e-3, 3e-3)  # mm^2/s, of grey matter and of free water
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -75,16 +78,31 @@ def noddi(dwi: Dwi, mask: Volume) -> MapSet | NotApplicable:
 
 
 def response(dwi: Dwi, mask: Volume) -> ResponseFunction | NotApplicable:
-    return estimate_response(dwi, mask, **SETTINGS.view(ResponseSettings).model_dump(exclude={"response"}))
+    given = SETTINGS.csd
+    return estimate_response(
+        dwi, mask, shell=given.shell, fa_threshold=given.fa_threshold, minimum_voxels=given.minimum_voxels
+    )
 
 
-def csd(dwi: Dwi, mask: Volume) -> MapSet | NotApplicable:
+def tissue_responses(dwi: Dwi, mask: Volume) -> TissueResponses | NotApplicable:
+    return estimate_tissue_responses(dwi, mask, white_voxels=SETTINGS.csd.minimum_voxels)
+
+
+def response_and_csd(dwi: Dwi, mask: Volume) -> MapSet | NotApplicable:
     found = response(dwi, mask)
-    return found if isinstance(found, NotApplicable) else peaks(dwi, mask, found)
+    return found if isinstance(found, NotApplicable) else csd(dwi, mask, found)
 
 
-def peaks(dwi: Dwi, mask: Volume, found: ResponseFunction) -> MapSet | NotApplicable:
-    return fit_csd_peaks(dwi, mask, found, **SETTINGS.view(PeakSettings).model_dump())
+def csd(dwi: Dwi, mask: Volume, found: ResponseFunction) -> MapSet | NotApplicable:
+    return fit_csd_peaks(dwi, mask, found, **_peak_settings())
+
+
+def multi_tissue(dwi: Dwi, mask: Volume, found: TissueResponses) -> MapSet | NotApplicable:
+    return fit_multi_tissue(dwi, mask, found, **_peak_settings())
+
+
+def _peak_settings() -> dict[str, Any]:
+    return SETTINGS.csd.model_dump(include={"peaks", "relative_threshold", "minimum_angle"})
 
 
 def _file_to_file(dataset: Dataset, out: Path) -> Callable[[], Dwi]:
@@ -105,6 +123,19 @@ def _in_memory(fit: Callable[[Dwi, Volume], Any]) -> Callable[[Dataset, Path], C
     return prepared
 
 
+def _with_response(
+    estimate: Callable[[Dwi, Volume], Any], fit: Callable[[Dwi, Volume, Any], Any]
+) -> Callable[[Dataset, Path], Callable[[], Any]]:
+    """The response beforehand: who is compared gets it, too."""
+
+    def prepared(dataset: Dataset, out: Path) -> Callable[[], Any]:
+        dwi, mask = load_dwi(dataset), load_mask(dataset)
+        found = estimate(dwi, mask)
+        return lambda: found if isinstance(found, NotApplicable) else fit(dwi, mask, found)
+
+    return prepared
+
+
 def _maps(*names: str) -> Callable[[MapSet, Dataset], Arrays]:
     def compared(maps: MapSet, dataset: Dataset) -> Arrays:
         inside = load_mask(dataset).array > 0
@@ -118,7 +149,9 @@ STEPS: dict[str, Step] = {
     "tensor": Step(_in_memory(tensor), _maps("fa", "md")),
     "noddi": Step(_in_memory(noddi), _maps("ndi", "odi", "fwf")),
     "response": Step(_in_memory(response), lambda found, dataset: {}),
-    "response and csd": Step(_in_memory(csd), _maps("peaks")),
+    "response and csd": Step(_in_memory(response_and_csd), _maps("peaks")),
+    "csd": Step(_with_response(response, csd), _maps("peaks")),
+    "multi-tissue": Step(_with_response(tissue_responses, multi_tissue), _maps("peaks")),
 }
 
 
@@ -136,16 +169,25 @@ def warm_up(dataset: Dataset) -> dict[str, float]:
         "tensor": lambda: tensor(dwi, part),
         "noddi": lambda: noddi(dwi, part),
     }
-    shell = choose_shell(dwi.gradients, SETTINGS.csd.shell, SETTINGS.csd.max_order)
+    shell = choose_shell(dwi.gradients, SETTINGS.csd.shell, MAX_ORDER)
     if not isinstance(shell, NotApplicable):
         some = ResponseFunction(np.array(SOME_RESPONSE), shell.shell.bvalue)
-        calls["csd"] = lambda: peaks(dwi, part, some)
+        calls["csd"] = lambda: csd(dwi, part, some)
+    if len(dwi.gradients.shells()) >= SHELLS_WANTED:
+        three = _some_tissue_responses(dwi)
+        calls["multi-tissue"] = lambda: multi_tissue(dwi, part, three)
     seconds = {}
     for name, call in calls.items():
         started = time.perf_counter()
         call()
         seconds[name] = round(time.perf_counter() - started, 2)
     return seconds
+
+
+def _some_tissue_responses(dwi: Dwi) -> TissueResponses:
+    bvalues = np.array([0.0, *(shell.bvalue for shell in dwi.gradients.shells())])
+    grey, water = (SOME_RESPONSE[0] * np.exp(-bvalues * diffusivity) for diffusivity in SOME_DIFFUSIVITIES)
+    return TissueResponses(bvalues, np.tile(SOME_RESPONSE, (bvalues.size, 1)), grey, water)
 
 
 def main(name: str, folder: str, subject: str, out: str) -> None:

@@ -48,7 +48,7 @@ def print_warm_up(warm_up: Mapping[str, Row]) -> None:
 
 def print_comparison(rows: Sequence[Row]) -> None:
     """One line for each step and peer, and one for each further quantity that both give."""
-    table = _table(
+    table = new_table(
         "step", "seconds", "peak MB", "peer", "seconds", "peak MB", "peer / ours", "difference of", "mean", "99 %",
         "largest", right=(1, 2, 4, 5, 6, 8, 9, 10),
     )  # fmt: skip
@@ -82,7 +82,7 @@ def print_accuracy(found: Row) -> None:
     names = sorted({name for bias in found["bias"].values() for name in bias}, key=("md", "fa", "ndi").index)
     units = {"md": "bias of MD, mm^2/s", "fa": "bias of FA", "ndi": "bias of NDI"}
     titles = ["against the truth", "RMS error in the brain", "without b=0", *(units[name] for name in names)]
-    table = _table(*titles, right=range(1, len(titles)))
+    table = new_table(*titles, right=range(1, len(titles)))
     for name, error in found["rms_error"].items():
         weighted = f"{found['rms_error_weighted'][name]:.2f}"
         table.add_row(name, f"{error:.2f}", weighted, *(f"{found['bias'][name][what]:+.2e}" for what in names))
@@ -93,7 +93,7 @@ def print_parts(row: Row) -> None:
     """Where the chain's time goes."""
     if "parts" not in row:
         return
-    table = _table("the chain's time", "seconds", "share", right=(1, 2))
+    table = new_table("the chain's time", "seconds", "share", right=(1, 2))
     for what, seconds in row["parts"].items():
         table.add_row(what, f"{seconds:.2f}", f"{seconds / row['seconds']:.0%}")
     console.print(table)
@@ -104,7 +104,7 @@ def print_growth(rows: Sequence[Row]) -> None:
     """A table for each step and for each of what grows; the last line is the whole, which the others are shares of."""
     for step, grows in dict.fromkeys((row["step"], row["grows"]) for row in rows):
         points = [row for row in rows if (row["step"], row["grows"]) == (step, grows)]
-        table = _table(grows, "seconds", "of the last", "peak MB", title=f"{step}: {grows}", right=range(4))
+        table = new_table(grows, "seconds", "of the last", "peak MB", title=f"{step}: {grows}", right=range(4))
         last = points[-1].get("seconds")
         for point in points:
             if "problem" in point:
@@ -118,7 +118,7 @@ def print_growth(rows: Sequence[Row]) -> None:
                 console.print(f"{step}, {point['amount']} of the {grows}: {point['problem']}")
 
 
-def _table(*titles: str, right: Sequence[int] = (), title: str | None = None) -> Table:
+def new_table(*titles: str, right: Sequence[int] = (), title: str | None = None) -> Table:
     table = Table(box=None, pad_edge=False, title=title, title_justify="left")
     for index, name in enumerate(titles):
         table.add_column(name, justify="right" if index in right else "left")

@@ -30,9 +30,9 @@ from dagster import (
 )
 from pydantic import Field
 
-from kwneuro_assets.assets import DERIVATIVES
+from kwneuro_assets.assets import DERIVATIVES, GROUP_DERIVATIVE
 from kwneuro_assets.assets.derivative import FORCE_TAG
-from kwneuro_assets.cohort import status_of
+from kwneuro_assets.cohort import status_of, waiting_for_group
 from kwneuro_assets.dagster_internals import NOT_FINISHED_STATUSES, add_backfill
 from kwneuro_assets.ingestion.ledger import set_aside
 from kwneuro_assets.processes import ASKING_STEP, end_dead_runs, mark_process
@@ -71,9 +71,10 @@ def automation_sensor(loaded: PipelineSettings) -> SensorDefinition:
             return SkipReason("the settings changed what depends on what: reload the code location")
         places = settings.automation.max_runs - _asked_for(context.instance)
         states = _states(context.instance, settings)
-        wanted = requests(states, settings, time.time())
+        waiting = waiting_for_group(context.instance, settings)
+        wanted = requests(states, settings, time.time(), waiting)
         if not wanted:
-            return SkipReason(_told(states))
+            return SkipReason(_told(states, waiting))
         if places <= 0:
             return SkipReason(f"{len(wanted)} subjects wait: {settings.automation.max_runs} runs are enough at once")
         return SensorResult(
@@ -86,12 +87,14 @@ def automation_sensor(loaded: PipelineSettings) -> SensorDefinition:
     return keep_up_to_date
 
 
-def requests(states: CohortStatus, settings: PipelineSettings, now: float) -> dict[str, list[str]]:
+def requests(
+    states: CohortStatus, settings: PipelineSettings, now: float, waiting: Collection[str] = ()
+) -> dict[str, list[str]]:
     """The derivatives that automation makes now (seconds since 1970), by subject, in the order in which they depend.
 
-    A subject with a run that waits or works is left alone.
+    A subject with a run that waits or works is left alone, and so are derivatives that are `waiting` for the group's.
     """
-    chosen, inputs = set(select(settings, settings.automation.select)), _inputs(settings)
+    chosen, inputs = set(select(settings, settings.automation.select)).difference(waiting), _inputs(settings)
     return {
         subject: names
         for subject, row in states.items()
@@ -145,7 +148,8 @@ def ask_for_what_is_stale(context: OpExecutionContext, config: UpdateConfig) -> 
     settings = load_settings()
     end_dead_runs(context.instance)
     states = _states(context.instance, settings, config.subjects)
-    chosen = select(settings, config.select)
+    waiting = waiting_for_group(context.instance, settings)
+    chosen = set(select(settings, config.select)) - waiting
     partitions: dict[str, list[str]] = {}
     subjects = 0
     for subject, row in states.items():
@@ -154,7 +158,7 @@ def ask_for_what_is_stale(context: OpExecutionContext, config: UpdateConfig) -> 
         for name in names:
             partitions.setdefault(name, []).append(subject)
     if not partitions:
-        context.log.info(f"nothing to do: {_told(states)}")
+        context.log.info(f"nothing to do: {_told(states, waiting)}")
         return
     title = f"what was stale of {subjects} subjects"
     backfill = add_backfill(context.instance, subject_partitions, partitions, title, {})
@@ -198,11 +202,12 @@ def _asked_for(instance: DagsterInstance) -> int:
     return instance.get_runs_count(RunsFilter(tags={SENSOR_TAG: SENSOR}, statuses=list(NOT_FINISHED_STATUSES)))
 
 
-def _told(states: CohortStatus) -> str:
-    """How the cohort stands, in one sentence."""
+def _told(states: CohortStatus, waiting: Collection[str]) -> str:
+    """How the cohort stands, in a sentence or two."""
     totals: dict[str, int] = {}
     for counts in counted(states).values():
         for state, count in counts.items():
             totals[state] = totals.get(state, 0) + count
     told = ", ".join(f"{count} {state}" for state, count in sorted(totals.items()))
-    return f"of {len(states)} subjects: {told}" if states else "there are no subjects"
+    for_whom = f". {', '.join(sorted(waiting))} wait for a person to make {GROUP_DERIVATIVE.name}" if waiting else ""
+    return (f"of {len(states)} subjects: {told}" if states else "there are no subjects") + for_whom

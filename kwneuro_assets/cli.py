@@ -111,26 +111,46 @@ def prune(home: Path | None, subjects: tuple[str, ...], yes: bool) -> None:
 @click.pass_obj
 def run(home: Path | None, subjects: tuple[str, ...], selection: str | None, stale: bool, force: bool) -> None:
     """Ingest, then make what is not there or not fresh, here and now, without the UI."""
+    from kwneuro_assets.assets import GROUP_DERIVATIVE
+    from kwneuro_assets.cohort import following_group
     from kwneuro_assets.console import RunConsole, console, print_results
-    from kwneuro_assets.running import subjects_to_update, update_subject
-    from kwneuro_assets.selection import select
+    from kwneuro_assets.running import subjects_to_update, update_group, update_subject
+    from kwneuro_assets.selection import select_with_group
+    from kwneuro_assets.subjects import GROUP
 
     if stale and force:
         raise click.UsageError("--stale and --force exclude each other: force makes again what is fresh.")
     with _opened(home) as (instance, settings):
-        assets = select(settings, selection)
+        assets = select_with_group(settings, selection)
+        # Who is in the group is decided for all: a run of some subjects makes it only where it is named.
+        with_group = GROUP_DERIVATIVE.name in assets and (bool(selection) or not subjects)
         report = _look(instance, settings, subjects)
         _print_unusable(report)
         unusable = {**report.quarantined, **report.arriving}
         unknown = [key for key in subjects if key not in report.usable and key not in unusable]
         for key in unknown:
             click.echo(f"{key}: not in the source {settings.source.url}", err=True)
-        wanted = subjects_to_update(instance, settings, report.usable, assets) if stale else report.usable
         results = []
-        for subject in wanted:
-            with RunConsole(subject, assets) as shown:
-                results += update_subject(instance, settings, subject, assets, shown, force=force, trust_log=stale)
-                shown.finish(results)
+
+        def update(assets: list[str]) -> None:
+            wanted = subjects_to_update(instance, settings, report.usable, assets) if stale else report.usable
+            for subject in wanted if assets else []:
+                with RunConsole(subject, assets) as shown:
+                    made = update_subject(instance, settings, subject, assets, shown, force=force, trust_log=stale)
+                    shown.finish(made)
+                results.extend(made)
+
+        of_subjects = [name for name in assets if name != GROUP_DERIVATIVE.name]
+        if with_group:
+            after = following_group(settings)
+            update([name for name in of_subjects if name not in after])
+            with RunConsole(str(GROUP), [GROUP_DERIVATIVE.name]) as shown:
+                made = update_group(instance, settings, shown, anew=bool(selection), force=force)
+                shown.finish([made])
+            results.append(made)
+            update([name for name in of_subjects if name in after])
+        else:
+            update(of_subjects)
         if not report.usable:
             click.echo(f"no usable subject in {settings.source.url}", err=True)
     if results:
@@ -154,10 +174,11 @@ def run(home: Path | None, subjects: tuple[str, ...], selection: str | None, sta
 @click.pass_obj
 def status(home: Path | None, subjects: tuple[str, ...], why: bool, as_json: bool, fail_if_stale: bool) -> None:
     """Show what is missing, fresh or stale, by subject and asset."""
-    from kwneuro_assets.cohort import status_of
-    from kwneuro_assets.console import print_set_aside, print_status
+    from kwneuro_assets.assets import GROUP_DERIVATIVE
+    from kwneuro_assets.cohort import status_of, status_of_group
+    from kwneuro_assets.console import print_group, print_set_aside, print_status
     from kwneuro_assets.ingestion.ledger import set_aside
-    from kwneuro_assets.subjects import PARTITIONS
+    from kwneuro_assets.subjects import GROUP, PARTITIONS
     from kwneuro_assets.versioning.records import SCAN
 
     with _opened(home) as (instance, settings):
@@ -167,15 +188,21 @@ def status(home: Path | None, subjects: tuple[str, ...], why: bool, as_json: boo
         if unknown:
             raise click.ClickException(f"no such subject: {', '.join(sorted(unknown))}. `ingest` adds new ones.")
         states = status_of(instance, settings, [key for key in subjects or known if key in known])
+        of_group = status_of_group(instance, settings) if settings.csd.group_response else None
     if as_json:
         tree = {key: {name: one.to_json() for name, one in row.items()} for key, row in states.items()}
         for key, one in aside.items():
             tree.setdefault(key, {})[SCAN] = one.to_json()
+        if of_group:
+            tree[str(GROUP)] = {GROUP_DERIVATIVE.name: of_group.to_json()}
         click.echo(json.dumps(tree, indent=2))
     else:
         print_status(states, why, by_row=bool(subjects))
+        if of_group:
+            print_group(GROUP_DERIVATIVE.name, of_group)
         print_set_aside(aside)
-    if fail_if_stale and not all(one.settled for row in states.values() for one in row.values()):
+    every = [*(one for row in states.values() for one in row.values()), *([of_group] if of_group else [])]
+    if fail_if_stale and not all(one.settled for one in every):
         sys.exit(UNSETTLED)
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from kwneuro_assets.ingestion.ledger import Seen
 from kwneuro_assets.running import Result
-from kwneuro_assets.versioning.cohort import CohortStatus, counted
+from kwneuro_assets.versioning.cohort import CohortStatus, Status, counted
 
 LINE_SECONDS = 10  # between two lines of one step where there is no terminal for bars
 COLUMNS = 6  # subjects beside each other in a table of states
@@ -164,6 +164,13 @@ def print_status(states: CohortStatus, why: bool, by_row: bool = False) -> None:
     for (name, state, reason), alike in reasons.items():
         who = alike[0] if len(alike) == 1 else f"{len(alike)} subjects (such as {alike[0]})"
         console.print(f"{who} {name}: {state}: {reason}", soft_wrap=True, markup=False)
+
+
+def print_group(name: str, status: Status) -> None:
+    """The state of what is made of all subjects together, with what there is to say of it."""
+    console.print(f"\n{name} of all subjects: {_coloured(status.state)}")
+    for reason in status.why:
+        console.print(f"{name}: {reason}", soft_wrap=True, markup=False)
 
 
 def print_set_aside(aside: Mapping[str, Seen]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dagster import Definitions, definitions, in_process_executor
 
-from kwneuro_assets.assets import DERIVATIVES
+from kwneuro_assets.assets import DERIVATIVES, GROUP_DERIVATIVE
 from kwneuro_assets.assets.progress import LoggedProgress, ProgressReporter
 from kwneuro_assets.automation import automation_sensor, jobs
 from kwneuro_assets.ingestion.quarantine import quarantine_check
@@ -18,7 +18,10 @@ from kwneuro_assets.weights.resource import NetworkWeights
 def build(settings: PipelineSettings, progress: ProgressReporter | None = None) -> Definitions:
     """The assets, resources and executor for one snapshot of the settings; steps tell `progress` how far they are."""
     return Definitions(
-        assets=[*source_assets(settings), *(derivative.build(settings) for derivative in DERIVATIVES)],
+        assets=[
+            *source_assets(settings),
+            *(derivative.build(settings) for derivative in (*DERIVATIVES, GROUP_DERIVATIVE)),
+        ],
         resources={
             "source": SourceIOManager.of(settings.source),
             "derivatives": DerivativeIOManager(

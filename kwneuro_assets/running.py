@@ -9,15 +9,16 @@ from typing import Literal
 from dagster import AssetSelection, DagsterInstance, ExecuteInProcessResult
 from dagster import DagsterEventType as Event
 
+from kwneuro_assets.assets import GROUP_DERIVATIVE
 from kwneuro_assets.assets.derivative import FORCE_TAG, KEPT
 from kwneuro_assets.assets.progress import ProgressReporter
-from kwneuro_assets.cohort import status_of
+from kwneuro_assets.cohort import status_of, status_of_group
 from kwneuro_assets.dagster_internals import failure_sentence, was_interrupted
 from kwneuro_assets.definitions import build
 from kwneuro_assets.processes import PROCESS_TAG, this_process
 from kwneuro_assets.settings import PipelineSettings
 from kwneuro_assets.storage.store import DerivativeStore
-from kwneuro_assets.subjects import SubjectKey
+from kwneuro_assets.subjects import GROUP, SubjectKey
 from kwneuro_assets.versioning.cohort import Status, under_way, unsettled
 from kwneuro_assets.versioning.records import CODE_VERSION_TAG, DATA_VERSION_TAG, report_lost
 
@@ -98,6 +99,17 @@ def run_subject(
 
     Raises KeyboardInterrupt where the run was interrupted, which Dagster itself only records.
     """
+    return _run(instance, settings, subject, assets, progress, force)
+
+
+def _run(
+    instance: DagsterInstance,
+    settings: PipelineSettings,
+    subject: str | None,
+    assets: Collection[str],
+    progress: ProgressReporter | None,
+    force: bool,
+) -> list[Result]:
     definitions = build(settings, progress)
     job = definitions.resolve_implicit_global_asset_job_def()
     result = job.get_subset(
@@ -113,7 +125,29 @@ def run_subject(
     failures = [event for event in result.all_events if event.event_type == Event.STEP_FAILURE]
     if any(was_interrupted(event) for event in failures):
         raise KeyboardInterrupt
-    return _results(result, subject, assets)
+    return _results(result, subject or str(GROUP), assets)
+
+
+def update_group(
+    instance: DagsterInstance,
+    settings: PipelineSettings,
+    progress: ProgressReporter | None = None,
+    *,
+    anew: bool = False,
+    force: bool = False,
+) -> Result:
+    """Make the derivative of the group in this process, unless it is as it was made and the store has it.
+
+    `anew` asks for the group as it is now, with those who came since; `force` for it in any case.
+    """
+    name = GROUP_DERIVATIVE.name
+    status = status_of_group(instance, settings)
+    if status.settled and not DerivativeStore(settings.store.url).holds(name, GROUP, status.data_version or ""):
+        report_lost(instance, name, None, f"the store {settings.store.url} does not hold it")
+        status = status_of_group(instance, settings)
+    if status.settled and not (anew or force):
+        return _untouched(str(GROUP), name, status)
+    return _run(instance, settings, None, [name], progress, force)[0]
 
 
 def subject_status(instance: DagsterInstance, settings: PipelineSettings, subject: str) -> dict[str, Status]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from kwneuro_assets.errors import ActionableError
@@ -114,36 +114,82 @@ class NoddiSettings(Section):
     )
 
 
-class ShellSettings(Section):
+class OrderSettings(Section):
+    max_order: Literal[2, 4, 6, 8, 10, 12] = Field(
+        12, description="Highest spherical harmonic order of the FODs; lower where directions are few."
+    )
+
+
+class ResponseSettings(OrderSettings):
+    method: Literal["auto", "single-tissue", "multi-tissue"] = Field(
+        "auto",
+        description="Deconvolution of one shell, or of all for white matter, grey matter and free water; auto: "
+        "multi-tissue where there are two shells or more besides b=0, unless csd.shell names one.",
+    )
     shell: Literal["auto"] | float = Field(
         "auto",
         description="b-value of the shell that is deconvolved, s/mm^2; auto: the highest that allows the full order.",
     )
-    max_order: Literal[2, 4, 6, 8, 10, 12] = Field(
-        8, description="Highest spherical harmonic order; lower where directions are fewer than coefficients."
-    )
-
-
-class ResponseSettings(ShellSettings):
     response: str | None = Field(
         None,
-        description="File of a response function in MRtrix3's text form, used in place of an estimate.",
+        description="File of a response function of fibres in MRtrix3's text form, used in place of an estimate.",
         json_schema_extra={"format": "file"},
     )
-    fa_threshold: float = Field(0.7, ge=0.1, le=1, description="FA above which a voxel counts as one fibre.")
+    grey_response: str | None = Field(
+        None,
+        description="File of the response of grey matter; with csd.response and csd.water_response: multi-tissue.",
+        json_schema_extra={"format": "file"},
+    )
+    water_response: str | None = Field(
+        None, description="File of the response of free water, in the same way.", json_schema_extra={"format": "file"}
+    )
+    fa_threshold: float = Field(
+        0.7, ge=0.1, le=1, description="FA above which a voxel counts as one fibre (single-tissue)."
+    )
     minimum_voxels: int = Field(
-        300, ge=10, le=100000, description="Where fewer pass the threshold, this many of the highest FA are taken."
+        300,
+        ge=10,
+        le=100000,
+        description="Where fewer pass the threshold, as in multi-tissue always, this many of the highest FA are taken.",
     )
 
+    @model_validator(mode="after")
+    def _files_go_together(self) -> ResponseSettings:
+        isotropic = [self.grey_response, self.water_response]
+        if any(isotropic) and not all([self.response, *isotropic]):
+            raise PydanticCustomError(
+                "responses", "expected all three of response, grey_response and water_response, or response alone"
+            )
+        if all(isotropic) and self.method == "single-tissue":
+            raise PydanticCustomError("responses", "expected response alone where method is single-tissue")
+        if self.response and not any(isotropic) and self.method == "multi-tissue":
+            raise PydanticCustomError(
+                "responses", "expected grey_response and water_response, too, where method is multi-tissue"
+            )
+        return self
 
-class PeakSettings(ShellSettings):
+
+class PeakSettings(OrderSettings):
+    group_response: bool = Field(
+        False,
+        description="Deconvolve with the mean response of the group, scaled to each subject's own, so that amplitudes "
+        "compare across subjects.",
+    )
     peaks: int = Field(5, ge=1, le=10, description="Most peaks stored in a voxel.")
     relative_threshold: float = Field(0.1, ge=0, lt=1, description="Lowest peak, as a share of the voxel's largest.")
     minimum_angle: float = Field(25, ge=0, le=90, description="Least angle between two peaks, degrees.")
     fod: bool = Field(False, description="Store the coefficients of the FODs, too, as MRtrix3's tools take them.")
 
 
-class CsdSettings(ResponseSettings, PeakSettings):
+class GroupResponseSettings(Section):
+    group_subjects: str | None = Field(
+        None,
+        description="Subjects whose responses the group's is the mean of, comma-separated patterns (sub-ctrl*); all "
+        "by default.",
+    )
+
+
+class CsdSettings(ResponseSettings, PeakSettings, GroupResponseSettings):
     pass
 
 

@@ -1,9 +1,10 @@
-"""The partition: one BIDS subject, or one session of a subject."""
+"""The partition: one BIDS subject, or one session of a subject; and what is made of all of them together."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Protocol
 
 from dagster import DynamicPartitionsDefinition
 
@@ -45,3 +46,36 @@ class SubjectKey:
         """Where its diffusion data lie below a dataset: `sub-01[/ses-02]/dwi`."""
         session = f"/ses-{self.session}" if self.session else ""
         return f"sub-{self.subject}{session}/dwi"
+
+    @property
+    def option(self) -> str:
+        """How a command line names it."""
+        return f"--subject {self} "
+
+
+class StoreKey(Protocol):
+    """Whose a derivative is, as the store sees it: text in file names, and the folder of these."""
+
+    @property
+    def folder(self) -> str: ...
+    @property
+    def option(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Group:
+    """All subjects together: what is made of them is no subject's."""
+
+    folder = "group"
+    option = ""
+
+    def __str__(self) -> str:
+        return "group"
+
+
+GROUP = Group()
+
+
+def parse_key(text: str) -> StoreKey:
+    """The subject that `text` spells, or the group. Raises InvalidData."""
+    return GROUP if text == str(GROUP) else SubjectKey.parse(text)

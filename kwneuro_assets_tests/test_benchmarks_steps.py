@@ -14,11 +14,13 @@ from benchmarks.comparison import accuracy, compared
 from benchmarks.cutting import SYNTHETIC, cut
 from benchmarks.dataset import Dataset
 from benchmarks.differences import angles
+from benchmarks.directions import score
 from benchmarks.growth import part_of_volumes
 from benchmarks.peers import DIPY_DENOISING, KWNEURO, NOT_INSTALLED, PEERS, Setting
 from benchmarks.process import measure
-from benchmarks.steps import load_brain, load_dwi
+from benchmarks.steps import load_brain, load_dwi, warm_up
 from kwneuro_assets.demo.phantom import centred_affine, write_phantom
+from kwneuro_assets.imaging.gradients import format_bvals, format_bvecs
 
 SHAPE = (16, 20, 18)
 SLICES, VOXELS = 5, 60
@@ -104,6 +106,19 @@ def test_a_step_that_the_data_do_not_allow_says_why(setting: Setting) -> None:
     assert "at least 50 voxels" in compared("response", too_small, lambda what: None)["problem"]
 
 
+def test_three_tissues_of_one_shell_are_a_problem_for_all(setting: Setting) -> None:
+    row = compared("multi-tissue", one_shell(setting), lambda what: None)
+    assert "at least two shells besides b=0; found 1" in row["problem"]
+    installed = shutil.which("dwi2fod")
+    assert [peer["problem"] for peer in row["peers"]] == [row["problem"] if installed else NOT_INSTALLED]
+
+
+def test_one_shell_is_warmed_up_without_three_tissues(setting: Setting) -> None:
+    first_calls = warm_up(one_shell(setting).dataset)
+    assert "csd" in first_calls
+    assert "multi-tissue" not in first_calls
+
+
 def test_a_process_that_fails_is_told_with_its_last_words(small: Dataset) -> None:
     found = measure("benchmarks.steps", ["juggling", small.folder, small.subject, "."], 1)
     assert found.problem == "failed with exit code 1: KeyError: 'juggling'"
@@ -135,6 +150,34 @@ def test_angles_of_axes_have_no_sign_and_take_the_nearest() -> None:
     np.testing.assert_allclose(angles(first, others), [0, 45], atol=1e-6)
 
 
+def test_directions_are_scored_by_angle_and_by_what_is_there() -> None:
+    """Four voxels of white matter and one that is none; a fibre turned by 10 degrees, a small and a false peak."""
+    tenth = np.radians(10)
+    x, y, z, none = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]])
+    turned = np.cos(tenth) * x + np.sin(tenth) * y
+    fibres = np.array([[x, none, none], [0.6 * x, 0.4 * z, none], [x, 0.3 * z, none], [x, none, none], [x, none, none]])
+    peaks = np.array(
+        [
+            [-2 * x, 0.1 * y, none],  # the second below a tenth
+            [0.6 * turned, 0.9 * z, np.nan * x],
+            [x, 0.3 * y, none],  # its true fibre along z is too small to be found, the peak along y is false
+            [none, np.nan * x, none],
+            [y, y, y],
+        ]
+    )
+    white = np.array([True, True, True, True, False])
+    grid = (5, 1, 1)
+    found = score(peaks.reshape(*grid, -1), fibres.reshape(*grid, 3, 3), white.reshape(grid))
+    assert (found["voxels"], found["with_peak"]) == (4, 0.75)
+    first, second, third = found["fibres"]
+    assert (first["voxels"], second["voxels"], third) == (3, 1, {"voxels": 0})
+    np.testing.assert_allclose([first["mean"], first["median"], second["mean"]], [10 / 3, 0, 0], atol=1e-5)
+    np.testing.assert_allclose(found["strongest"]["mean"], 90 / 3, atol=1e-5)  # in the second voxel the other is taller
+    low, high = found["peaks"]["0.1"], found["peaks"]["0.5"]
+    np.testing.assert_allclose([low["false"], low["mean"], low["true"]], [1 / 5, 5 / 3, 4 / 3])
+    np.testing.assert_allclose([high["false"], high["mean"]], [0, 4 / 3])
+
+
 def test_a_part_of_the_volumes_keeps_b0_and_every_shell(small: Dataset) -> None:
     dwi = load_dwi(small)
     part = part_of_volumes(dwi, 0.25)
@@ -163,3 +206,17 @@ def cut_to(setting: Setting, voxels: int) -> Setting:
     smaller = Dataset(folder, setting.dataset.subject)
     nibabel.save(nibabel.Nifti1Image(kept, image.affine), smaller.mask)
     return Setting(smaller, setting.threads, setting.scratch, None)
+
+
+def one_shell(setting: Setting) -> Setting:
+    """The same with the volumes of b=0 and of the highest shell alone."""
+    dwi = load_dwi(setting.dataset)
+    kept = sorted([*np.flatnonzero(dwi.b0_mask), *dwi.gradients.shells()[-1].indices])
+    folder = setting.scratch / "one shell"
+    shutil.copytree(setting.dataset.folder, folder)
+    one = Dataset(folder, setting.dataset.subject)
+    table = dwi.gradients.selected(kept)
+    one.bval.write_text(format_bvals(table))
+    one.bvec.write_text(format_bvecs(table))
+    nibabel.save(nibabel.Nifti1Image(dwi.array[..., kept], dwi.affine), one.image)
+    return Setting(one, setting.threads, setting.scratch, None)

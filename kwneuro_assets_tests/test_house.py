@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import kwneuro_assets
-from kwneuro_assets.assets import DERIVATIVES
+from kwneuro_assets.assets import DERIVATIVES, GROUP_DERIVATIVE
 from kwneuro_assets.settings import PipelineSettings, settings_table
 from kwneuro_assets.storage.names import NAMES
 
@@ -45,8 +45,9 @@ def test_science_knows_neither_dagster_nor_the_store(layer: str) -> None:
 
 
 def test_every_derivative_has_a_name_in_the_store_and_a_description() -> None:
-    assert [derivative.name for derivative in DERIVATIVES] == list(NAMES)
-    assert all(derivative.description for derivative in DERIVATIVES)
+    derivatives = (*DERIVATIVES, GROUP_DERIVATIVE)
+    assert {derivative.name for derivative in derivatives} == set(NAMES)
+    assert all(derivative.description for derivative in derivatives)
 
 
 def test_a_setting_belongs_to_the_derivatives_that_use_it_and_to_no_other() -> None:
@@ -57,7 +58,9 @@ def test_a_setting_belongs_to_the_derivatives_that_use_it_and_to_no_other() -> N
     before = versions({})
     for tree, users in [
         ({"dti": {"max_bvalue": 1200}}, {"dti"}),
-        ({"csd": {"shell": 3000}}, {"fiber_response", "csd_peaks"}),
+        ({"csd": {"shell": 3000}}, {"fiber_response"}),
+        ({"csd": {"max_order": 6}}, {"fiber_response", "csd_peaks"}),
+        ({"csd": {"group_response": True}}, {"csd_peaks"}),
         ({"csd": {"peaks": 3}}, {"csd_peaks"}),
         ({"csd": {"fa_threshold": 0.8}}, {"fiber_response"}),
         ({"tracts": {"dilation": 2}}, {"tract_orientations"}),

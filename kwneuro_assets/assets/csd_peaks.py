@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from kwneuro_assets.assets.derivative import derivative
 from kwneuro_assets.derivations.csd import fit_csd_peaks
-from kwneuro_assets.imaging import Dwi, MapSet, NotApplicable, ResponseFunction, Volume
+from kwneuro_assets.derivations.group_response import scaled_to
+from kwneuro_assets.derivations.multi_tissue import fit_multi_tissue
+from kwneuro_assets.imaging import Dwi, MapSet, NotApplicable, ResponseFunction, TissueResponses, Volume
 from kwneuro_assets.progress import Progress
 from kwneuro_assets.quality.figures import peaks_figure
 from kwneuro_assets.quality.summaries import peaks_summary
@@ -13,7 +15,7 @@ from kwneuro_assets.settings import PeakSettings
 
 @derivative(
     group="fibers",
-    version=2,
+    version=3,
     picture=peaks_figure,
     summary=peaks_summary,
     kinds={"nifti", "numba"},
@@ -22,21 +24,21 @@ from kwneuro_assets.settings import PeakSettings
         "ReferenceFrame": "world (scanner RAS+)",
         "PeakElements": "x, y, z of each peak, strongest first",
         "FodElements": "even spherical harmonics in MRtrix3's order and normalisation",
+        "FractionUnits": "share of the sum of white matter, grey matter and free water",
     },
 )
 def csd_peaks(
-    denoised_dwi: Dwi, brain_mask: Volume, fiber_response: ResponseFunction, settings: PeakSettings, progress: Progress
+    denoised_dwi: Dwi,
+    brain_mask: Volume,
+    fiber_response: ResponseFunction | TissueResponses,
+    settings: PeakSettings,
+    progress: Progress,
+    group_response: ResponseFunction | TissueResponses | None = None,
 ) -> MapSet | NotApplicable:
-    """Peaks of the fibre orientation distribution by constrained spherical deconvolution of one shell."""
-    return fit_csd_peaks(
-        denoised_dwi,
-        brain_mask,
-        fiber_response,
-        shell=settings.shell,
-        max_order=settings.max_order,
-        peaks=settings.peaks,
-        relative_threshold=settings.relative_threshold,
-        minimum_angle=settings.minimum_angle,
-        fod=settings.fod,
-        progress=progress,
-    )
+    """Peaks of the fibre orientation distribution by constrained spherical deconvolution: of one shell, or of all with
+    the shares of white matter, grey matter and free water, as the response is one of a fibre or of three tissues."""
+    response = scaled_to(group_response, fiber_response) if group_response else fiber_response
+    chosen = settings.model_dump(exclude={"group_response"})
+    if isinstance(response, TissueResponses):
+        return fit_multi_tissue(denoised_dwi, brain_mask, response, **chosen, progress=progress)
+    return fit_csd_peaks(denoised_dwi, brain_mask, response, **chosen, progress=progress)

@@ -12,12 +12,13 @@ import platform
 import time
 import typing
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from dagster import (
+    AssetDep,
     AssetExecutionContext,
     AssetIn,
     AssetsDefinition,
@@ -26,6 +27,7 @@ from dagster import (
     Failure,
     MaterializeResult,
     MetadataValue,
+    PartitionsDefinition,
     asset,
 )
 
@@ -39,7 +41,7 @@ from kwneuro_assets.storage.deferred import DEFERRED, Deferred
 from kwneuro_assets.storage.io_manager import Lost, Made
 from kwneuro_assets.storage.names import NAMES
 from kwneuro_assets.storage.sidecar import Provenance
-from kwneuro_assets.subjects import SubjectKey, subject_partitions
+from kwneuro_assets.subjects import GROUP, StoreKey, SubjectKey, subject_partitions
 from kwneuro_assets.versioning.code import Code, library_versions, parameters, release
 from kwneuro_assets.versioning.content import Value, data_version
 from kwneuro_assets.versioning.records import (
@@ -64,6 +66,7 @@ Pool = str | Callable[[PipelineSettings], str | None] | None  # a concurrency po
 SOURCES = ("dwi", "provided_mask")  # observed where they lie, never materialized
 FORCE_TAG = "kwneuro/force"  # of a run whose steps are made again, fresh or not
 KEPT = "kept"  # metadata of a step that had nothing to do
+GROUP_RESPONSE = "group_response"  # made of all subjects together, and so without a partition
 _INJECTED = ("settings", "progress", "weights")  # parameters of an asset function that are no assets
 
 
@@ -92,7 +95,8 @@ class Derivative:
 
     def inputs(self, settings: PipelineSettings) -> tuple[str, ...]:
         """The assets it is computed from. A parameter with a default is one only where the settings provide it."""
-        provided = {"provided_mask"} if settings.brain_mask.method == "provided" else set()
+        given = {"provided_mask": settings.brain_mask.method == "provided", GROUP_RESPONSE: settings.csd.group_response}
+        provided = {name for name, wanted in given.items() if wanted}
         return tuple(
             name
             for name, parameter in inspect.signature(self.compute).parameters.items()
@@ -127,12 +131,10 @@ class Derivative:
             kinds=set(self.kinds),
             tags={"bids_suffix": NAMES[self.name].suffix},
             metadata={"parameters": MetadataValue.json(dict(code.parameters))},
-            partitions_def=subject_partitions,
             code_version=code.version,
-            ins={
-                name: AssetIn(input_manager_key="source" if name in SOURCES else None, metadata=DEFERRED)
-                for name in self.inputs(settings)
-            },
+            partitions_def=self._partitions(),
+            ins=self._ins(settings),
+            deps=self._deps(),
             io_manager_key="derivatives",
             required_resource_keys={"progress", "weights", "derivatives"},
             pool=self.pool(settings) if callable(self.pool) else self.pool,
@@ -144,9 +146,36 @@ class Derivative:
                 "progress": lambda fraction: context.resources.progress.report(context, fraction),
                 "weights": weights,
             }
-            return self._run(context, code, inputs, {name: injected[name] for name in taken}, weights)
+            deferred = self._deferred(context, settings, inputs)
+            return self._run(context, code, deferred, {name: injected[name] for name in taken}, weights)
 
         return step
+
+    def _partitions(self) -> PartitionsDefinition | None:
+        return subject_partitions
+
+    def _ins(self, settings: PipelineSettings) -> dict[str, AssetIn]:
+        """The inputs that Dagster gives."""
+        managers = {name: "source" if name in SOURCES else None for name in self.inputs(settings)}
+        return {name: AssetIn(input_manager_key=key, metadata=DEFERRED) for name, key in managers.items()}
+
+    def _deps(self) -> Sequence[AssetDep]:
+        """The inputs that Dagster knows of and does not give."""
+        return ()
+
+    def _deferred(
+        self, context: AssetExecutionContext, settings: PipelineSettings, inputs: Mapping[str, Deferred]
+    ) -> Mapping[str, Deferred]:
+        """What it is made from, of those inputs that Dagster gives."""
+        return inputs
+
+    def _partition(self, context: AssetExecutionContext) -> str | None:
+        """The subject that a step is about; None for the group."""
+        return context.partition_key
+
+    def _key(self, context: AssetExecutionContext) -> StoreKey:
+        partition = self._partition(context)
+        return GROUP if partition is None else SubjectKey.parse(partition)
 
     def _run(
         self,
@@ -156,14 +185,13 @@ class Derivative:
         injected: Mapping[str, Any],
         weights: UsedWeights,
     ) -> MaterializeResult[Made]:
-        subject = SubjectKey.parse(context.partition_key)
         mark_process(context)
         known = {name: one.known or _never_made(one) for name, one in deferred.items()}
-        fresh = None if FORCE_TAG in context.run.tags else self._fresh(context, subject, code, known)
+        fresh = None if FORCE_TAG in context.run.tags else self._fresh(context, code, known)
         if fresh is not None:
             return _kept(context, fresh, known)
         context.resources.progress.report(context, 0.0)
-        inputs = {name: _loaded(context, name, one) for name, one in deferred.items()}
+        inputs = self._gathered({name: _loaded(context, one) for name, one in deferred.items()})
         started = time.perf_counter()
         with PeakMemory() as memory:
             value = _not_applicable(inputs) or self._computed(inputs, injected, code)
@@ -178,8 +206,8 @@ class Derivative:
             libraries=libraries,
             weights=weights.digests,
             input_data_versions={name: event.data_version for name, event in known.items()},
-            sources=_source_uris(subject, known),
-            bids={**self.bids, **self._spatial_reference(subject)},
+            sources=tuple(uri for name, event in known.items() for uri in self._sources(context, name, event)),
+            bids={**self.bids, **self._spatial_reference(context)},
         )
         figure = None if isinstance(value, NotApplicable) else self._figure(context, value, inputs)
         metadata = {
@@ -203,24 +231,36 @@ class Derivative:
             tags=_source_versions(known),
         )
 
-    def _fresh(
-        self, context: AssetExecutionContext, subject: SubjectKey, code: Code, known: Mapping[str, Recorded]
-    ) -> Recorded | None:
+    def _gathered(self, inputs: Mapping[str, Value]) -> Inputs:
+        """The inputs as the function takes them."""
+        return inputs
+
+    def _fresh(self, context: AssetExecutionContext, code: Code, known: Mapping[str, Recorded]) -> Recorded | None:
         """What was made before, where making it again would give the same and the store still has it."""
-        before = recorded(context.instance, self.name, str(subject))
+        partition = self._partition(context)
+        before = recorded(context.instance, self.name, partition)
         if (
             before is None
             or before.code_version != code.version
             or before.input_data_versions != {name: event.data_version for name, event in known.items()}
-            or is_lost(context.instance, self.name, str(subject), before)
+            or is_lost(context.instance, self.name, partition, before)
         ):
             return None
-        return before if context.resources.derivatives.holds(self.name, subject, before.data_version) else None
+        return (
+            before if context.resources.derivatives.holds(self.name, self._key(context), before.data_version) else None
+        )
 
-    def _spatial_reference(self, subject: SubjectKey) -> dict[str, str]:
+    def _sources(self, context: AssetExecutionContext, name: str, event: Recorded) -> list[str]:
+        """The files, as BIDS URIs, of what was recorded of an input."""
+        if name in SOURCES:
+            return [f"bids:source:{file}" for file in event.values.get("files") or []]
+        return stored_uris(name, GROUP if name == GROUP_RESPONSE else self._key(context), event)
+
+    def _spatial_reference(self, context: AssetExecutionContext) -> dict[str, str]:
         """All images of a subject lie on the grid of its denoised series."""
-        if self.name in ("denoised_dwi", "fiber_response"):
+        if self.name in ("denoised_dwi", "fiber_response", GROUP_RESPONSE):
             return {}
+        subject = self._key(context)
         reference = NAMES["denoised_dwi"].file(subject, ".nii.gz")
         return {"SpatialReference": f"bids::{subject.folder}/{reference}"}
 
@@ -234,7 +274,7 @@ class Derivative:
     def _figure(self, context: AssetExecutionContext, value: Value, inputs: Inputs) -> bytes | None:
         """The picture; one that cannot be drawn is told and costs nobody the derivative."""
         try:
-            return self.picture(value, inputs, f"{context.partition_key}  {self.name}")
+            return self.picture(value, inputs, f"{self._key(context)}  {self.name}")
         except Exception:
             context.log.exception(f"the picture of {self.name} could not be drawn; the derivative itself is whole")
             return None
@@ -251,14 +291,16 @@ def derivative(
     decisive: tuple[str, ...] = (),
     bids: Mapping[str, Any] | None = None,
     pool: Pool = None,
+    mechanism: type[Derivative] = Derivative,
 ) -> Callable[[Callable[..., Value]], Derivative]:
     """Declare a derivative: its asset group, the number of its algorithm (raised whenever the numbers it gives
     change), its picture and summary, the libraries whose versions are told beside it, those that are decisive (another
     release was measured to give other numbers, and so makes it stale: docs/versions.md), what its sidecar says in BIDS
-    terms, and the concurrency pool that it counts in."""
+    terms, the
+    concurrency pool that it counts in, and the kind of `Derivative` that it is."""
 
     def declare(compute: Callable[..., Value]) -> Derivative:
-        return Derivative(
+        return mechanism(
             compute, group, version, picture, summary, frozenset(kinds), libraries, decisive, bids or {}, pool
         )
 
@@ -282,13 +324,13 @@ def _told_in_a_sentence() -> Iterator[None]:
         raise Failure(str(error), allow_retries=False) from None
 
 
-def _loaded(context: AssetExecutionContext, name: str, deferred: Deferred) -> Value:
+def _loaded(context: AssetExecutionContext, deferred: Deferred) -> Value:
     """An input. Where the store does not have it as the log says, that is recorded, so that it will be made again."""
     with _told_in_a_sentence():
         try:
             return deferred.load()
         except Lost as error:
-            report_lost(context.instance, name, context.partition_key, str(error))
+            report_lost(context.instance, deferred.asset, deferred.partition, str(error))
             raise
 
 
@@ -313,15 +355,10 @@ def _never_made(deferred: Deferred) -> NoReturn:
     raise AssertionError("what the event log does not know was loaded")
 
 
-def _source_uris(subject: SubjectKey, known: Mapping[str, Recorded]) -> tuple[str, ...]:
-    uris: list[str] = []
-    for name, event in known.items():
-        files = event.values.get("files") or []
-        prefix = "bids:source:" if name in SOURCES else f"bids::{subject.folder}/"
-        uris += [f"{prefix}{file}" for file in files if not file.endswith("_figure.png")]
-        if not files:
-            uris.append(f"bids::{NAMES[name].sidecar(subject)}")
-    return tuple(uris)
+def stored_uris(asset: str, key: StoreKey, event: Recorded) -> list[str]:
+    """The files of a derivative, as BIDS URIs; its sidecar where it has no others."""
+    files = [file for file in event.values.get("files") or [] if not file.endswith("_figure.png")]
+    return [f"bids::{key.folder}/{file}" for file in files] or [f"bids::{NAMES[asset].sidecar(key)}"]
 
 
 def _describe(value: Value) -> dict[str, str]:

@@ -16,9 +16,17 @@ from kwneuro_assets.derivations.directions import electrostatic_directions
 from kwneuro_assets.derivations.harmonics import coefficient_count, convolution_factors, harmonics
 from kwneuro_assets.derivations.peaks import find_peaks
 from kwneuro_assets.derivations.response import require_contrast
-from kwneuro_assets.derivations.shells import LOWEST_ORDER, reachable_order
-from kwneuro_assets.derivations.tissue_responses import MEAN_TO_L0, SHELLS_WANTED, TissueResponses
-from kwneuro_assets.imaging import Dwi, GradientTable, InvalidData, MapSet, NotApplicable, Volume
+from kwneuro_assets.derivations.shells import LOWEST_ORDER, MAX_ORDER, SHELLS_WANTED, reachable_order
+from kwneuro_assets.derivations.tissue_responses import MEAN_TO_L0
+from kwneuro_assets.imaging import (
+    Dwi,
+    GradientTable,
+    InvalidData,
+    MapSet,
+    NotApplicable,
+    TissueResponses,
+    Volume,
+)
 from kwneuro_assets.imaging.gradients import SHELL_WIDTH, count_directions
 from kwneuro_assets.imaging.mapset import scatter
 from kwneuro_assets.imaging.volume import binary_mask, require_same_grid
@@ -32,6 +40,7 @@ ISOTROPIC = 2  # tissues: grey matter and free water
 BEYOND = 4  # orders above what the directions determine: the constraint makes up for them
 RIDGE = 1e-6  # of the mean diagonal of the normal matrix: 1e-8 to 1e-4 gave the same angles to 0.02 degree
 LEAST_WHITE = 1e-4  # share of white matter below which an FOD is the rounding of the fit
+ROUNDING = 1e-8  # share of the signal below which an amount of tissue is the tolerance of the fit
 BLOCK = 500  # voxels that are fitted at a time, half a second
 
 
@@ -93,7 +102,7 @@ def fit_multi_tissue(
     mask: Volume,
     responses: TissueResponses,
     *,
-    max_order: int = 10,
+    max_order: int = MAX_ORDER,
     peaks: int,
     relative_threshold: float,
     minimum_angle: float,
@@ -130,7 +139,9 @@ def fit_multi_tissue(
     fods = np.zeros((count if fod else 0, coefficients), np.float32)
 
     def fit(block: slice) -> None:
-        solution = model.solve(signals[block].astype(np.float64))
+        measured = signals[block].astype(np.float64)
+        solution = model.solve(measured)
+        solution[~_explains(solution, measured, coefficients, responses)] = 0
         found, shares[block] = solution[:, :coefficients], _shares(solution, coefficients)
         found[shares[block, 0] < LEAST_WHITE] = 0
         vectors[block] = find_peaks(
@@ -184,10 +195,21 @@ def multi_tissue_order(gradients: GradientTable, max_order: int) -> int | NotApp
     return next((order for order in further if coefficient_count(order) + ISOTROPIC <= measured), determined)
 
 
+def _explains(solution: Floats, signals: Floats, coefficients: int, responses: TissueResponses) -> NDArray[np.bool_]:
+    """(voxels,) whether there is any tissue, beyond the tolerance of a fit to signals that none gives."""
+    amounts = _amounts(solution, coefficients).sum(axis=1)
+    explained: NDArray[np.bool_] = amounts * responses.water[0] > ROUNDING * MEAN_TO_L0 * np.abs(signals).max(axis=1)
+    return explained
+
+
+def _amounts(solution: Floats, coefficients: int) -> Floats:
+    """(voxels, 3) of white matter, grey matter and free water; one that is negative is so by rounding, and none."""
+    return np.maximum(np.column_stack([solution[:, 0] * MEAN_TO_L0, solution[:, coefficients:]]), 0)
+
+
 def _shares(solution: Floats, coefficients: int) -> Floats:
     """(voxels, 3) white matter, grey matter and free water as shares of their sum; zero where that is."""
-    amounts = np.column_stack([solution[:, 0] * MEAN_TO_L0, solution[:, coefficients:]])
-    amounts = np.maximum(amounts, 0)  # negative by rounding alone
+    amounts = _amounts(solution, coefficients)
     total = amounts.sum(axis=1, keepdims=True)
     return amounts / np.where(total > 0, total, 1)
 

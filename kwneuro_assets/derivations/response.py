@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kwneuro_assets.derivations.harmonics import zonal_harmonics
-from kwneuro_assets.derivations.shells import choose_shell
+from kwneuro_assets.derivations.shells import MAX_ORDER, choose_shell
 from kwneuro_assets.derivations.tensor import fit_tensor
 from kwneuro_assets.imaging import Dwi, InvalidData, MapSet, NotApplicable, ResponseFunction, Volume
 from kwneuro_assets.imaging.volume import binary_mask, require_same_grid
@@ -34,7 +34,7 @@ def estimate_response(
     mask: Volume,
     *,
     shell: Literal["auto"] | float,
-    max_order: int,
+    max_order: int = MAX_ORDER,
     fa_threshold: float,
     minimum_voxels: int,
 ) -> ResponseFunction | NotApplicable:

@@ -8,8 +8,6 @@ two groups by how fast its signal decays with the b-value.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +25,9 @@ from kwneuro_assets.derivations.response import (
     single_fibre_voxels,
     without_contrast,
 )
+from kwneuro_assets.derivations.shells import SHELLS_WANTED
 from kwneuro_assets.derivations.tensor import fit_tensor
-from kwneuro_assets.imaging import Dwi, InvalidData, NotApplicable, Volume
+from kwneuro_assets.imaging import Dwi, NotApplicable, TissueResponses, Volume
 from kwneuro_assets.imaging.volume import binary_mask, require_same_grid
 
 Floats = NDArray[np.float64]
@@ -38,86 +37,9 @@ ORDER = 8  # of the white response: order 10 moved no median angle of a phantom 
 HIGHEST_WHITE_FA = 0.2  # below it a voxel is no white matter: Dhollander's
 GREY_SHARE, WATER_SHARE = 0.02, 0.1  # of their groups: Dhollander's
 LEAST_CONTRAST = 1.5  # decay of free water over that of grey matter: 2 to 4 in brains
-SHELLS_WANTED = 2  # besides b=0: three tissues have three signals to tell them apart
 MEAN_TO_L0 = np.sqrt(4 * np.pi)  # a constant's coefficient of l=0
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class TissueResponses:
-    """The signal of each pure tissue on each shell, in zonal spherical harmonics, in the units of the image.
-
-    `bvalues` (shells,) rise, in s/mm^2, the first 0. `white` (shells, order / 2 + 1) are the coefficients of one fibre
-    population along z, l = 0, 2, ... in the orthonormal real basis; `grey` and `water` (shells,) those of l = 0, which
-    is sqrt(4 pi) times the mean signal: MRtrix3's convention. The voxel counts are 0 where they came from a file.
-
-    Raises InvalidData for arrays that do not fit, that are not finite, or not positive at l = 0.
-    """
-
-    bvalues: Floats
-    white: Floats
-    grey: Floats
-    water: Floats
-    white_voxels: int = 0
-    grey_voxels: int = 0
-    water_voxels: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("bvalues", "white", "grey", "water"):
-            values = np.array(getattr(self, name), np.float64)
-            values.setflags(write=False)
-            object.__setattr__(self, name, values)
-        shells = self.bvalues.size
-        if self.bvalues.ndim != 1 or shells < 2 or self.bvalues[0] != 0 or not (np.diff(self.bvalues) > 0).all():
-            raise InvalidData(
-                "b-values of tissue responses", expected="0 and rising ones", found=f"{self.bvalues.tolist()}"
-            )
-        if self.white.ndim != 2 or self.white.shape[0] != shells or self.white.shape[1] < 2:
-            raise InvalidData(
-                "white-matter response",
-                expected=f"{shells} lines, one for each shell, of at least two zonal coefficients",
-                found=f"shape {self.white.shape}",
-            )
-        for name, first in (("white", self.white[:, 0]), ("grey", self.grey), ("water", self.water)):
-            if first.shape != (shells,):
-                raise InvalidData(
-                    f"{name} response", expected=f"{shells} numbers, one for each shell", found=f"shape {first.shape}"
-                )
-            if not np.isfinite(getattr(self, name)).all() or not (first > 0).all():
-                raise InvalidData(
-                    f"{name} response",
-                    expected="finite coefficients, positive at l = 0 on every shell",
-                    found=f"{first.tolist()}",
-                )
-
-    @property
-    def order(self) -> int:
-        """The highest harmonic order of the white-matter response."""
-        return 2 * (self.white.shape[1] - 1)
-
-
-def parse_tissue_responses(white: str, grey: str, water: str, bvalues: Sequence[float]) -> TissueResponses:
-    """Responses in MRtrix3's text form, one line per shell by rising b-value, b=0 first, for shells at `bvalues`.
-
-    Raises InvalidData.
-    """
-    isotropic = [_rows(text, name) for text, name in ((grey, "grey"), (water, "water"))]
-    for rows, name in zip(isotropic, ("grey", "water"), strict=True):
-        if rows.shape[1] != 1:
-            raise InvalidData(f"{name} response", expected="one number in each line", found=f"{rows.shape[1]} in each")
-    return TissueResponses(
-        np.asarray(bvalues, np.float64), _rows(white, "white"), isotropic[0][:, 0], isotropic[1][:, 0]
-    )
-
-
-def format_tissue_responses(responses: TissueResponses) -> tuple[str, str, str]:
-    """White, grey and water in MRtrix3's text form; the numbers read back as the same."""
-
-    def text(rows: Floats) -> str:
-        return "".join(" ".join(repr(float(value)) for value in row) + "\n" for row in rows)
-
-    return text(responses.white), text(responses.grey[:, None]), text(responses.water[:, None])
 
 
 def estimate_tissue_responses(dwi: Dwi, mask: Volume, *, white_voxels: int = 300) -> TissueResponses | NotApplicable:
@@ -237,17 +159,3 @@ def _warn_of_little_contrast(zonal: Floats, bvalues: Floats) -> None:
                 along,
                 across,
             )
-
-
-def _rows(text: str, tissue: str) -> Floats:
-    rows = [line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    if not rows or len({len(row) for row in rows}) > 1:
-        raise InvalidData(
-            f"{tissue} response",
-            expected="a line for each shell, all of the same length",
-            found=f"lines of {[len(row) for row in rows]} numbers",
-        )
-    try:
-        return np.array([[float(word) for word in row] for row in rows])
-    except ValueError as error:
-        raise InvalidData(f"{tissue} response", expected="numbers separated by blanks", found=str(error)) from None

@@ -9,6 +9,7 @@ from kwneuro_assets.imaging.report import Report
 from kwneuro_assets.imaging.response import ResponseFunction
 from kwneuro_assets.imaging.streamed import StreamedVolume
 from kwneuro_assets.imaging.table import Table
+from kwneuro_assets.imaging.tissue_responses import TissueResponses
 from kwneuro_assets.imaging.volume import Volume
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "Shell",
     "StreamedVolume",
     "Table",
+    "TissueResponses",
     "Volume",
 ]

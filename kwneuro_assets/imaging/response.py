@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,17 +41,39 @@ class ResponseFunction:
         """The highest harmonic order."""
         return 2 * (self.coefficients.size - 1)
 
+    @property
+    def bvalues(self) -> tuple[float, ...]:
+        """Those of its shells, one here."""
+        return (self.bvalue,)
+
+    @property
+    def mean_signals(self) -> NDArray[np.float64]:
+        """(1,) the coefficient of l = 0, which is sqrt(4 pi) times the mean signal over directions."""
+        return self.coefficients[:1]
+
+    def scaled(self, factor: float) -> ResponseFunction:
+        """The response of images whose intensities are `factor` times as high."""
+        return replace(self, coefficients=self.coefficients * factor)
+
 
 def parse_mrtrix_response(text: str, bvalue: float) -> ResponseFunction:
     """The response in MRtrix3's text form: one line of zonal coefficients per shell.
 
     With several lines, the last is taken: MRtrix3 writes shells by rising b-value. Raises InvalidData.
     """
+    return ResponseFunction(parse_rows(text, "response function")[-1], bvalue)
+
+
+def parse_rows(text: str, what: str) -> NDArray[np.float64]:
+    """(lines, numbers) what a response in MRtrix3's text form says. Raises InvalidData about `what`."""
     rows = [line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    if not rows:
-        raise InvalidData("response function", expected="a line of numbers", found="none")
+    if not rows or len({len(row) for row in rows}) > 1:
+        raise InvalidData(
+            what,
+            expected="lines of numbers, one for each shell, all of the same length",
+            found=f"lines of {', '.join(str(len(row)) for row in rows)} numbers" if rows else "no line",
+        )
     try:
-        coefficients = np.array([float(word) for word in rows[-1]])
+        return np.array([[float(word) for word in row] for row in rows])
     except ValueError as error:
-        raise InvalidData("response function", expected="numbers separated by blanks", found=str(error)) from None
-    return ResponseFunction(coefficients, bvalue)
+        raise InvalidData(what, expected="numbers separated by blanks", found=str(error)) from None

@@ -51,10 +51,11 @@ class SourceIOManager(ConfigurableIOManager):
 
     def load_input(self, context: InputContext) -> Any:
         """The value, or a promise of it. Raises SourceError, InvalidData, or StorageError."""
-        name, subject = context.asset_key.to_user_string(), SubjectKey.parse(context.partition_key)
-        return loaded_or_deferred(context, lambda known: self._load(name, subject, known), observed=True)
+        return loaded_or_deferred(context, self._load, observed=True)
 
-    def _load(self, name: str, subject: SubjectKey, known: Recorded | None) -> Dwi | Volume:
+    def _load(self, name: str, partition: str | None, known: Recorded | None) -> Dwi | Volume:
+        assert partition is not None
+        subject = SubjectKey.parse(partition)
         if known is None:
             raise SourceError(f"{name} of {subject} has not been observed. Look for it with: kwneuro-assets ingest")
         dataset = open_dataset(SourceSettings(**{field: getattr(self, field) for field in SourceSettings.model_fields}))

@@ -13,10 +13,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from kwneuro_assets.imaging import Dwi, MapSet, ResponseFunction, Volume
+from kwneuro_assets.derivations.group_response import Response
+from kwneuro_assets.imaging import Dwi, MapSet, Volume
 from kwneuro_assets.quality.bundles import outlines_row, slices_row, volumes_plot
 from kwneuro_assets.quality.close_up import close_up
 from kwneuro_assets.quality.colours import direction_colours
+from kwneuro_assets.quality.group import members_of
 from kwneuro_assets.quality.render import to_png
 from kwneuro_assets.quality.response_plot import response_plot
 from kwneuro_assets.quality.rows import (
@@ -35,6 +37,7 @@ from kwneuro_assets.quality.rows import (
 )
 from kwneuro_assets.quality.sheet import Panel, Row, Scale, Slices, draw_sheet
 from kwneuro_assets.quality.summaries import COUNTED_PEAK, count_peaks, voxel_counts
+from kwneuro_assets.quality.tissues import fitted, tissue_panel, tissue_shares
 from kwneuro_assets.quality.view import AXIAL, Cut, View, foreground
 
 _COUNTS = Scale(
@@ -114,23 +117,31 @@ def noddi_figure(value: MapSet, inputs: Mapping[str, object], title: str) -> byt
     return _sheet(title, *table(view, columns))
 
 
-def response_figure(value: ResponseFunction, inputs: Mapping[str, object], title: str) -> bytes:
-    """The signal over the angle to the fibre, and the coefficients it is made of."""
+def response_figure(value: Response, inputs: Mapping[str, object], title: str) -> bytes:
+    """The signal over the angle to the fibre beside the coefficients it is made of, or the signals of the tissues."""
     return _sheet(title, response_plot(value))
 
 
+def group_response_figure(value: Response, inputs: Mapping[str, object], title: str) -> bytes:
+    """The mean response over those of the subjects, each scaled to the mean's signal."""
+    return _sheet(title, response_plot(value, members_of(value, inputs)))
+
+
 def peaks_figure(value: MapSet, inputs: Mapping[str, object], title: str) -> bytes:
-    """The first peak's direction, how many peaks count in each voxel, and the peaks themselves where they cross."""
+    """The first peak's direction, the tissues' shares where they are known, how many peaks count in each voxel, and the
+    peaks themselves where they cross."""
     peaks, amplitudes = value["peaks"].array, value["peakvalues"].array
     largest = amplitudes[..., 0]
-    view = View.of(value["peakvalues"], inside_brain(inputs, value["peakvalues"], largest))
+    view = View.of(value["peakvalues"], inside_brain(inputs, value["peakvalues"], fitted(value)))
     brightest = bright(view.cropped(largest))
+    shares = tissue_shares(value)
 
     def counts(cut: Cut) -> Panel:
         return panel(view, cut, np.minimum(count_peaks(view.cut(amplitudes, cut)), 3), scale=_COUNTS)
 
     columns: dict[str, Callable[[Cut], Panel]] = {
         "First peak": partial(direction_panel, view, vectors=peaks[..., :3], strength=largest, brightest=brightest),
+        **({"Tissues": partial(tissue_panel, view, shares=shares)} if shares else {}),
         f"Peaks above {COUNTED_PEAK:g} of largest": counts,
         "Where fibres cross most": partial(close_up, view, peaks=peaks, amplitudes=amplitudes),
     }

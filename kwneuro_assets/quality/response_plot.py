@@ -1,59 +1,180 @@
-"""The response function as a curve around the fibre, and its coefficients as bars."""
+"""Responses as curves around the fibre, beside what else they are made of."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from kwneuro_assets.imaging import ResponseFunction
+from kwneuro_assets.derivations.group_response import Response
+from kwneuro_assets.derivations.harmonics import zonal_harmonics
+from kwneuro_assets.derivations.tissue_responses import MEAN_TO_L0
+from kwneuro_assets.imaging import ResponseFunction, TissueResponses
+from kwneuro_assets.quality.group import Members
 from kwneuro_assets.quality.sheet import BACKGROUND, DIM, TEXT, Box, Page, Plot
-from kwneuro_assets.quality.summaries import response_signal
+from kwneuro_assets.quality.tissues import TISSUES
 
+MOST_THIN = 200  # more curves would be one smear
+
+_HEIGHT = 500
+_NOTE_HEIGHT = 24
 _SIGNAL = "#4cc3ff"
 _NEGATIVE = "#ff5a36"
+_SHELLS = "viridis"
+_DARKEST = 0.5  # of that map: below it, a line is lost on the page
+_NAMED = 8  # shells: as many as there is room for in the caption, and beside the circle
+_CLOSEST = 0.11  # of the axis: b-values nearer than that are not both labelled
+_BAR = 1.2  # width, where the degrees are 2 apart
+_BOLD = 2.5  # pixels of a line, over all
+
+Floats = NDArray[np.float64]
 
 
-def response_plot(response: ResponseFunction) -> Plot:
-    """The row of both."""
-    origin = f"{response.voxels} voxels" if response.voxels else "a file"
-    caption = f"One fibre, b = {response.bvalue:.0f} s/mm², order {response.order}, from {origin}"
-    return Plot(caption, 500, partial(_draw, response))
+def response_plot(response: Response, group: Members | None = None) -> Plot:
+    """The row of both: of a fibre's response its zonal coefficients, of three tissues' their signal on each shell.
+
+    Beneath, thin, are the responses of the group that it is the mean of; of more than MOST_THIN, as many of them.
+    """
+    members = group.responses if group else ()
+    thin = [members[index] for index in _evenly(len(members), MOST_THIN)]
+    note = _note(group, len(thin)) if group and thin else ""
+    return Plot(_caption(response), _HEIGHT + (_NOTE_HEIGHT if note else 0), partial(_draw, response, thin, note))
 
 
-def _draw(response: ResponseFunction, page: Page, box: Box) -> None:
+def _caption(response: Response) -> str:
+    values = [f"{bvalue:.0f}" for bvalue in response.bvalues]
+    shells = f"b = {', '.join(values)}" if len(values) <= _NAMED else f"{len(values)} b-values from 0 to {values[-1]}"
+    what = f"{shells} s/mm², order {response.order}, from"
+    if isinstance(response, ResponseFunction):
+        return f"One fibre, {what} {f'{response.voxels} voxels' if response.voxels else 'a file'}"
+    white, grey, water = response.white_voxels, response.grey_voxels, response.water_voxels
+    origin = f"{white} white, {grey} grey and {water} water voxels" if white or grey or water else "files"
+    return f"Three tissues, {what} {origin}"
+
+
+def _note(group: Members, drawn: int) -> str:
+    count = len(group.responses)
+    which = "each one's own" if drawn == count else f"{drawn} of them"
+    others = {"left out": group.left_out, "not applicable": group.not_applicable}
+    without = ", ".join(f"{number} {why}" for why, number in others.items() if number)
+    subjects = f"{count} subject{'s' if count > 1 else ''}"
+    return f"Mean of {subjects}; thin: {which}, scaled to the mean{f' ({without})' if without else ''}"
+
+
+def _evenly(count: int, most: int) -> list[int]:
+    """The numbers below `count`, or `most` of them from the first to the last."""
+    chosen: list[int] = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+    return chosen
+
+
+def _draw(response: Response, members: Sequence[Response], note: str, page: Page, box: Box) -> None:
+    if note:
+        page.text(box.left, box.top + 4, note, size=13, colour=DIM, room=box.width)
+        box = Box(box.left, box.top + _NOTE_HEIGHT, box.width, box.height - _NOTE_HEIGHT)
     half = box.width / 2
-    _profile(response, page, Box(box.left + 30, box.top + 70, half - 60, box.height - 110))
-    _coefficients(response, page, Box(box.left + half + 70, box.top + 70, half - 90, box.height - 120))
+    _profiles(response, members, page, Box(box.left + 30, box.top + 70, half - 60, box.height - 110))
+    beside = _levels if isinstance(response, TissueResponses) else _coefficients
+    beside(response, members, page, Box(box.left + half + 70, box.top + 70, half - 90, box.height - 120))
 
 
-def _profile(response: ResponseFunction, page: Page, box: Box) -> None:
+def _profiles(response: Response, members: Sequence[Response], page: Page, box: Box) -> None:
     from matplotlib.ticker import MaxNLocator
 
     angle = np.linspace(0, 2 * np.pi, 721)
-    signal = response_signal(response, np.cos(angle))
+    shells = _signals(response, angle)
+    beneath = np.array([_signals(member, angle) for member in members]).reshape(-1, *shells.shape)
+    highest = max(float(np.abs(signals).max()) for signals in (shells, beneath) if signals.size)
+    colours = _shell_colours(response)
     axes: Any = page.axes(box, polar=True, theta_offset=np.pi / 2, theta_direction=-1)
-    axes.plot([0, 0], [0, np.abs(signal).max()], color=DIM, linewidth=5, alpha=0.6)
-    axes.plot([np.pi, np.pi], [0, np.abs(signal).max()], color=DIM, linewidth=5, alpha=0.6)
-    axes.plot(angle, np.abs(signal), color=_SIGNAL, linewidth=2.5)
-    # The solver's kernel has no sign: a signal below zero is drawn inside out and in the colour of an alarm.
-    axes.plot(angle, np.where(signal < 0, -signal, np.nan), color=_NEGATIVE, linewidth=2.5)
-    axes.fill(angle, np.abs(signal), color=_SIGNAL, alpha=0.25)
+    for pole in (0, np.pi):
+        axes.plot([pole, pole], [0, highest], color=DIM, linewidth=5, alpha=0.6)
+    for shell, colour in enumerate(colours):
+        axes.plot(angle, np.abs(beneath[:, shell].T), color=colour, **_thin(members))
+    for signal, colour in zip(shells, colours, strict=True):
+        axes.plot(angle, np.abs(signal), color=colour, linewidth=_BOLD, path_effects=_rim() if members else None)
+        # The solver's kernel has no sign: a signal below zero is drawn inside out and in the colour of an alarm.
+        axes.plot(angle, np.where(signal < 0, -signal, np.nan), color=_NEGATIVE, linewidth=_BOLD)
+        axes.fill(angle, np.abs(signal), color=colour, alpha=0.25 / len(colours))
     # The profile is a solid of revolution, the same up and down: every angle is one of 0 to 90 degrees.
     axes.set_thetagrids(range(0, 360, 45), [f"{angle}°" for angle in (0, 45, 90, 45) * 2])
-    axes.set_rlim(0, 1.08 * np.abs(signal).max())
-    axes.set_rlabel_position(22)
+    axes.set_rlim(0, 1.08 * highest)
     axes.grid(color=DIM, alpha=0.4)
     axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2))
-    page.text(box.left - 30, box.top - 52, "Signal (a.u.) over the angle to the fibre, which stands upright", size=13)
+    # matplotlib would draw these beneath the curves.
+    for tick in axes.get_yticks():
+        if 0 < tick <= axes.get_rmax():
+            axes.text(np.radians(22), tick, f"{tick:g}", color=TEXT, fontsize=12, va="center", path_effects=_rim())
+    axes.set_yticklabels([])
+    heading = "Signal (a.u.) over the angle to the fibre, which stands upright"
+    if isinstance(response, TissueResponses):
+        heading = "White-matter signal (a.u.) over the angle to the upright fibre"
+        for line, shell in enumerate(_evenly(len(colours), _NAMED)):
+            name, right, y = f"b = {response.bvalues[1 + shell]:.0f}", box.left + box.width + 20, box.top + 22 * line
+            page.text(right, y, name, size=13, colour=colours[shell], ha="right")
+    page.text(box.left - 30, box.top - 52, heading, size=13)
 
 
-def _coefficients(response: ResponseFunction, page: Page, box: Box) -> None:
+def _signals(response: Response, angle: Floats) -> Floats:
+    """(shells besides b=0, n) the signal of the fibre at angles (n,) to it, in radians."""
+    return np.einsum("sl,nl->sn", _fibre(response), zonal_harmonics(response.order, np.cos(angle)))
+
+
+def _shell_colours(response: Response) -> list[str]:
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    if isinstance(response, ResponseFunction):
+        return [_SIGNAL]
+    return [to_hex(colormaps[_SHELLS](place)) for place in np.linspace(_DARKEST, 1, response.bvalues.size - 1)]
+
+
+def _levels(response: Response, members: Sequence[Response], page: Page, box: Box) -> None:
+    """The mean signal of the three tissues against the b-value: a line falls straight where a signal is Gaussian."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     axes = page.axes(box)
-    degrees = 2 * np.arange(response.coefficients.size)
-    bars = axes.bar(degrees, response.coefficients, color=_SIGNAL, width=1.2)
-    axes.bar_label(bars, fmt="%.4g", color=TEXT, fontsize=13, padding=3)
+    thin = _thin(members)
+    bold = {"linewidth": _BOLD, "marker": "o", "markersize": 7, "path_effects": _rim() if members else None}
+    for one, style in (*((member, thin) for member in members), (response, bold)):
+        for signal, tissue in zip(one.mean_signals.reshape(len(TISSUES), -1) / MEAN_TO_L0, TISSUES, strict=True):
+            axes.plot(one.bvalues, signal, color=tissue.colour, **style)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda signal, _: f"{signal:g}")
+    labelled = _apart(list(response.bvalues))
+    axes.set_xticks(labelled, [f"{bvalue:.0f}" for bvalue in labelled])
+    axes.grid(axis="y", color=DIM, alpha=0.25)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    page.text(box.left - 40, box.top - 52, "Mean signal (a.u., log scale) over the b-value (s/mm²)", size=13)
+    for place, tissue in enumerate(TISSUES):
+        page.text(box.left + box.width * place / len(TISSUES), box.top - 24, tissue.name, size=13, colour=tissue.colour)
+
+
+def _apart(bvalues: Sequence[float]) -> list[float]:
+    """Those with room for their labels, from the highest down."""
+    chosen: list[float] = []
+    for bvalue in reversed(bvalues):
+        if not chosen or chosen[-1] - bvalue > _CLOSEST * bvalues[-1]:
+            chosen.append(bvalue)
+    return chosen
+
+
+def _coefficients(response: Response, members: Sequence[Response], page: Page, box: Box) -> None:
+    axes = page.axes(box)
+    coefficients = _fibre(response)[0]
+    degrees = 2 * np.arange(coefficients.size)
+    bars = axes.bar(degrees, coefficients, color=_SIGNAL, width=_BAR)
+    axes.bar_label(bars, fmt="%.4g", color=TEXT, fontsize=12, padding=3)
+    # Beside the bar, where neither it nor its label hides them.
+    edge = degrees + _BAR / 2
+    for member in members:
+        own = _fibre(member)[0, : edge.size]
+        axes.hlines(own, edge[: own.size] + 0.22, edge[: own.size] + 0.4, color=_SIGNAL, **_thin(members))
     axes.axhline(0, color=DIM, linewidth=1)
     axes.set_xticks(degrees, [f"l = {degree}" for degree in degrees])
     axes.margins(y=0.12)
@@ -61,3 +182,20 @@ def _coefficients(response: ResponseFunction, page: Page, box: Box) -> None:
     for side in ("top", "right", "bottom"):
         axes.spines[side].set_visible(False)
     page.text(box.left - 40, box.top - 52, "Zonal harmonic coefficients (signal, a.u.)", size=13)
+
+
+def _fibre(response: Response) -> Floats:
+    """(shells besides b=0, order / 2 + 1) zonal coefficients."""
+    return response.white[1:] if isinstance(response, TissueResponses) else response.coefficients[None]
+
+
+def _thin(members: Sequence[Response]) -> dict[str, Any]:
+    """The style of so many curves: the more they are, the more of them one sees through."""
+    return {"linewidth": 0.8, "alpha": min(0.4, max(0.05, 6 / max(1, len(members))))}
+
+
+def _rim() -> list[Any]:
+    """The dark edge of what lies over others."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=_BOLD + 2, foreground=BACKGROUND)]

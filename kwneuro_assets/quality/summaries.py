@@ -12,8 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kwneuro_assets.imaging import Dwi, MapSet, ResponseFunction, Volume
+from kwneuro_assets.derivations.group_response import Response
+from kwneuro_assets.derivations.response import along_and_across
+from kwneuro_assets.imaging import Dwi, MapSet, TissueResponses, Volume
+from kwneuro_assets.quality.group import members_of
 from kwneuro_assets.quality.rows import inside_brain
+from kwneuro_assets.quality.tissues import TISSUES, fitted, tissue_shares
 from kwneuro_assets.quality.view import foreground
 
 Summary = dict[str, float | int | str]
@@ -65,25 +69,49 @@ def noddi_summary(value: MapSet, inputs: Mapping[str, object]) -> Summary:
     return {f"mean_{name}": _mean(value[name].array, inside) for name in ("ndi", "odi", "fwf")}
 
 
-def response_summary(value: ResponseFunction, inputs: Mapping[str, object]) -> Summary:
-    """What the response is made of, and how sharp it is: the signal along the fibre as a share of that across."""
-    along, across = response_signal(value, np.array([1.0, 0.0]))
+def response_summary(value: Response, inputs: Mapping[str, object]) -> Summary:
+    """What the response is made of, and how sharp it is: the signal along the fibre as a share of that across.
+
+    Of three tissues that is the white matter's at the highest b-value.
+    """
+    if isinstance(value, TissueResponses):
+        return {
+            "order": value.order,
+            "bvalues_s_per_mm2": ", ".join(f"{bvalue:.0f}" for bvalue in value.bvalues),
+            "white_voxels": value.white_voxels,
+            "grey_voxels": value.grey_voxels,
+            "water_voxels": value.water_voxels,
+            "ratio_along_to_across": _along_to_across(value.white[-1]),
+        }
     return {
         "order": value.order,
         "bvalue_s_per_mm2": _rounded(value.bvalue),
         "voxels": value.voxels,
-        "ratio_along_to_across": _rounded(along / across) if across else 0.0,
+        "ratio_along_to_across": _along_to_across(value.coefficients),
+    }
+
+
+def group_response_summary(value: Response, inputs: Mapping[str, object]) -> Summary:
+    """Of how many subjects it is the mean, how many have another kind of response or none, and the mean's summary."""
+    group = members_of(value, inputs)
+    return {
+        "subjects": len(group.responses),
+        "subjects_left_out": group.left_out,
+        "subjects_not_applicable": group.not_applicable,
+        **response_summary(value, inputs),
     }
 
 
 def peaks_summary(value: MapSet, inputs: Mapping[str, object]) -> Summary:
-    """How many peaks a voxel of the brain has, and how many voxels have any."""
+    """How many peaks a voxel of the brain has, how many voxels have any, and the tissues' mean shares, if known."""
     amplitudes = value["peakvalues"].array
-    inside = inside_brain(inputs, value["peakvalues"], amplitudes[..., 0])
+    inside = inside_brain(inputs, value["peakvalues"], fitted(value))
     counts = count_peaks(amplitudes[inside])
+    shares = zip(TISSUES, tissue_shares(value), strict=False)
     return {
         "mean_peaks_per_voxel": _mean(counts),
         "share_of_mask_with_a_peak": _mean(counts > 0),
+        **{f"mean_{tissue.short}_share": _mean(share.array, inside) for tissue, share in shares},
     }
 
 
@@ -113,14 +141,6 @@ def count_peaks(amplitudes: NDArray[Any]) -> NDArray[np.intp]:
     return counts
 
 
-def response_signal(response: ResponseFunction, cosines: NDArray[Any]) -> NDArray[np.float64]:
-    """The signal at angles to the fibre given by their cosines: the sum of r_l sqrt((2l + 1) / 4 pi) P_l(cosine)."""
-    degrees = np.arange(0, response.order + 1, 2)
-    series = np.zeros(response.order + 1)
-    series[degrees] = response.coefficients * np.sqrt((2 * degrees + 1) / (4 * np.pi))
-    return np.polynomial.legendre.legval(cosines, series)
-
-
 def voxel_counts(stack: NDArray[Any]) -> NDArray[np.int64]:
     """(n,) voxels other than zero in each layer of a stack (x, y, z, n)."""
     if _layers_lie_apart(stack):
@@ -141,6 +161,11 @@ def _stack_summary(stack: Volume, what: str) -> Summary:
         f"{what}_empty": ", ".join(name for name, count in zip(names, counts, strict=True) if not count) or "none",
         "total_ml": _rounded(together * stack.voxel_volume_ml),
     }
+
+
+def _along_to_across(coefficients: NDArray[np.float64]) -> float:
+    along, across = along_and_across(coefficients)
+    return _rounded(along / across) if across else 0.0
 
 
 def _layers_lie_apart(stack: NDArray[Any]) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from kwneuro_assets.storage.location import is_local
 from kwneuro_assets.storage.sidecar import Sidecar
 from kwneuro_assets.storage.store import Damaged, DerivativeStore, StoreError
-from kwneuro_assets.subjects import SubjectKey
+from kwneuro_assets.subjects import StoreKey
 from kwneuro_assets.threads import thread_count
 
 Tell = Callable[[int, int], object]  # derivatives done, and derivatives in all
@@ -32,7 +32,7 @@ class Found:
     problems: list[str] = field(default_factory=list)
 
 
-def verify_store(store: DerivativeStore, subjects: Collection[SubjectKey], tell: Tell) -> Found:
+def verify_store(store: DerivativeStore, subjects: Collection[StoreKey], tell: Tell) -> Found:
     """Compare every file of these subjects, or of all, with its checksum.
 
     Raises StoreError for a subject that is not in the store and where nothing is, StorageError for a store that cannot
@@ -44,7 +44,7 @@ def verify_store(store: DerivativeStore, subjects: Collection[SubjectKey], tell:
 def export_subjects(
     store: DerivativeStore,
     target: DerivativeStore,
-    subjects: Sequence[SubjectKey],
+    subjects: Sequence[StoreKey],
     assets: Collection[str] | None,
     tell: Tell,
 ) -> Found:
@@ -63,9 +63,9 @@ def export_subjects(
     return found
 
 
-def _present(store: DerivativeStore, subjects: Collection[SubjectKey]) -> dict[SubjectKey, list[str]]:
+def _present(store: DerivativeStore, subjects: Collection[StoreKey]) -> dict[StoreKey, list[str]]:
     """The derivatives that there are of these subjects, or of all."""
-    wanted = subjects or store.subjects()
+    wanted = subjects or store.keys()
     with ThreadPoolExecutor(_threads(store), thread_name_prefix="store") as pool:
         present = dict(zip(wanted, pool.map(store.assets, wanted), strict=True))
     empty = [str(subject) for subject in subjects if not present[subject]]
@@ -77,9 +77,9 @@ def _present(store: DerivativeStore, subjects: Collection[SubjectKey]) -> dict[S
 
 
 def _each(
-    present: Mapping[SubjectKey, Sequence[str]],
+    present: Mapping[StoreKey, Sequence[str]],
     assets: Collection[str] | None,
-    act: Callable[[str, SubjectKey], Sidecar],
+    act: Callable[[str, StoreKey], Sidecar],
     tell: Tell,
     threads: int,
 ) -> Found:
@@ -88,7 +88,7 @@ def _each(
     ]
     found = Found(len({subject for _, subject in todo}), len(todo))
 
-    def one(pair: tuple[str, SubjectKey]) -> Sidecar | Damaged:
+    def one(pair: tuple[str, StoreKey]) -> Sidecar | Damaged:
         try:
             return act(*pair)
         except Damaged as error:

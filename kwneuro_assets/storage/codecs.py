@@ -22,6 +22,7 @@ from kwneuro_assets.imaging import (
     ResponseFunction,
     StreamedVolume,
     Table,
+    TissueResponses,
     Volume,
 )
 from kwneuro_assets.imaging.gradients import format_bvals, format_bvecs, parse_bvals, parse_bvecs
@@ -32,7 +33,7 @@ from kwneuro_assets.storage.names import DerivativeName
 from kwneuro_assets.storage.nifti import decode_grid, decode_nifti, streamed_nifti, volumes_again, write_nifti
 from kwneuro_assets.storage.staging import WRITERS, Writer
 from kwneuro_assets.storage.text import format_table, parse_table
-from kwneuro_assets.subjects import SubjectKey
+from kwneuro_assets.subjects import StoreKey
 from kwneuro_assets.threads import thread_count
 from kwneuro_assets.versioning.content import Value
 
@@ -54,7 +55,7 @@ class Names:
     """The file names of one derivative of one subject."""
 
     name: DerivativeName
-    subject: SubjectKey
+    subject: StoreKey
 
     def __call__(self, extension: str, param: str | None = None) -> str:
         return self.name.file(self.subject, extension, param)
@@ -183,6 +184,31 @@ def _decode_response(content: Mapping[str, Any], names: Names, files: Files, par
     return ResponseFunction(np.array(content["Coefficients"]), content["BValue"], content["Voxels"])
 
 
+def _encode_tissue_responses(responses: TissueResponses, names: Names) -> Encoded:
+    return Encoded(
+        content={
+            "BValues": responses.bvalues.tolist(),
+            "Order": responses.order,
+            "WhiteMatter": {"Coefficients": responses.white.tolist(), "Voxels": responses.white_voxels},
+            "GreyMatter": {"Coefficients": responses.grey.tolist(), "Voxels": responses.grey_voxels},
+            "FreeWater": {"Coefficients": responses.water.tolist(), "Voxels": responses.water_voxels},
+        }
+    )
+
+
+def _decode_tissue_responses(content: Mapping[str, Any], names: Names, files: Files, part: Part) -> TissueResponses:
+    white, grey, water = (content[name] for name in ("WhiteMatter", "GreyMatter", "FreeWater"))
+    return TissueResponses(
+        np.array(content["BValues"]),
+        np.array(white["Coefficients"]),
+        np.array(grey["Coefficients"]),
+        np.array(water["Coefficients"]),
+        white["Voxels"],
+        grey["Voxels"],
+        water["Voxels"],
+    )
+
+
 def _encode_table(table: Table, names: Names) -> Encoded:
     return Encoded({names(TABLE): _text_writer(format_table(table))}, {"Columns": dict(table.kinds)})
 
@@ -247,6 +273,7 @@ _CODECS: dict[str, tuple[_Encoder, _Decoder]] = {
     "Dwi": (_encode_dwi, _decode_dwi),
     "MapSet": (_encode_maps, _decode_maps),
     "ResponseFunction": (_encode_response, _decode_response),
+    "TissueResponses": (_encode_tissue_responses, _decode_tissue_responses),
     "Table": (_encode_table, _decode_table),
     "Report": (_encode_report, _decode_report),
     "NotApplicable": (_encode_not_applicable, _decode_not_applicable),

@@ -16,17 +16,26 @@ DEFERRED: Mapping[str, bool] = {"kwneuro/deferred": True}  # metadata of an asse
 
 @dataclass(frozen=True)
 class Deferred:
-    """An input that is not loaded yet: what the event log says of it, None where nothing, and how to load that."""
+    """An input that is not loaded yet: of which asset and partition (None where it has none), what the event log says
+    of it, None where nothing, and how to load that."""
 
+    asset: str
+    partition: str | None
     known: Recorded | None
     load: Callable[[], Value]
 
 
-def loaded_or_deferred(context: InputContext, load: Callable[[Recorded | None], Value], *, observed: bool) -> Any:
+def loaded_or_deferred(
+    context: InputContext, load: Callable[[str, str | None, Recorded | None], Value], *, observed: bool
+) -> Any:
     """What an I/O manager gives to a step: the value, or a promise of it where the step's input asks for that.
 
-    Either way it is the value that the event log speaks of now, whatever is recorded by the time it is loaded.
+    `load` takes the asset, its partition and what the log says. Either way it is the value that the event log speaks
+    of now, whatever is recorded by the time it is loaded.
     """
-    known = recorded(context.instance, context.asset_key.to_user_string(), context.partition_key, observed=observed)
+    asset = context.asset_key.to_user_string()
+    partition = context.partition_key if context.has_asset_partitions else None
+    known = recorded(context.instance, asset, partition, observed=observed)
+    promise = Deferred(asset, partition, known, lambda: load(asset, partition, known))
     wanted = context.definition_metadata or {}
-    return Deferred(known, lambda: load(known)) if wanted.keys() >= DEFERRED.keys() else load(known)
+    return promise if wanted.keys() >= DEFERRED.keys() else promise.load()

@@ -10,10 +10,10 @@ from dagster import ConfigurableIOManager, InputContext, MetadataValue, OutputCo
 from pydantic import Field, PrivateAttr
 
 from kwneuro_assets.imaging import Dwi, MapSet, Volume
-from kwneuro_assets.storage.deferred import loaded_or_deferred
+from kwneuro_assets.storage.deferred import Deferred, loaded_or_deferred
 from kwneuro_assets.storage.sidecar import Provenance
 from kwneuro_assets.storage.store import Damaged, DerivativeStore, Missing, StoreError, Verify
-from kwneuro_assets.subjects import SubjectKey
+from kwneuro_assets.subjects import GROUP, StoreKey, SubjectKey
 from kwneuro_assets.versioning.content import Value
 from kwneuro_assets.versioning.records import Recorded
 
@@ -54,7 +54,8 @@ class DerivativeIOManager(ConfigurableIOManager):
         return self._store
 
     def handle_output(self, context: OutputContext, obj: Made) -> None:
-        asset, subject = context.asset_key.to_user_string(), SubjectKey.parse(context.partition_key)
+        asset = context.asset_key.to_user_string()
+        subject = SubjectKey.parse(context.partition_key) if context.has_asset_partitions else GROUP
         store = self.store
         sidecar = store.write(asset, subject, obj.value, obj.provenance, obj.figure)
         self._keep(asset, subject, sidecar.data_version, obj.value)
@@ -69,18 +70,22 @@ class DerivativeIOManager(ConfigurableIOManager):
 
     def load_input(self, context: InputContext) -> Any:
         """The value, or a promise of it. Raises Lost, or StoreError where the store itself cannot be used."""
-        asset, subject = context.asset_key.to_user_string(), SubjectKey.parse(context.partition_key)
-        return loaded_or_deferred(context, lambda known: self._load(asset, subject, known), observed=False)
+        return loaded_or_deferred(context, self._load, observed=False)
 
-    def holds(self, asset: str, subject: SubjectKey, version: str) -> bool:
+    def promised(self, asset: str, subject: str, known: Recorded) -> Deferred:
+        """A derivative that the event log knows, to be loaded when it is asked for."""
+        return Deferred(asset, subject, known, lambda: self._load(asset, subject, known))
+
+    def holds(self, asset: str, subject: StoreKey, version: str) -> bool:
         """Whether the store has this version of a derivative, by its sidecar."""
         return self.store.holds(asset, subject, version)
 
-    def _load(self, asset: str, subject: SubjectKey, known: Recorded | None) -> Value:
+    def _load(self, asset: str, partition: str | None, known: Recorded | None) -> Value:
+        subject = GROUP if partition is None else SubjectKey.parse(partition)
         if known is None:
             raise StoreError(
                 f"{asset} of {subject} has not been made. "
-                f"Make it with: kwneuro-assets run --subject {subject} --select {asset}"
+                f"Make it with: kwneuro-assets run {subject.option}--select {asset}"
             )
         kept = self._kept.get((asset, str(subject), known.data_version))
         if kept is not None:
@@ -93,12 +98,12 @@ class DerivativeIOManager(ConfigurableIOManager):
             raise Lost(
                 f"{asset} of {subject}: the store {self.url} holds version {sidecar.data_version[:12]}, the event log "
                 f"says {known.data_version[:12]}: a run ended between the two, or the store was changed by another "
-                f"instance. Make it again with: kwneuro-assets run --subject {subject} --select {asset}"
+                f"instance. Make it again with: kwneuro-assets run {subject.option}--select {asset}"
             )
         self._keep(asset, subject, known.data_version, value)
         return value
 
-    def _keep(self, asset: str, subject: SubjectKey, version: str, value: Value) -> None:
+    def _keep(self, asset: str, subject: StoreKey, version: str, value: Value) -> None:
         self._kept[(asset, str(subject), version)] = value
         held = [key for key, kept in self._kept.items() if _bytes(kept)]
         while held and sum(map(_bytes, self._kept.values())) > self.cache_gb * 1e9:

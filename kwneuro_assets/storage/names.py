@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from kwneuro_assets.subjects import SubjectKey
+from kwneuro_assets.subjects import StoreKey
 
 
 @dataclass(frozen=True)
@@ -16,26 +16,26 @@ class DerivativeName:
     entities: str
     suffix: str
 
-    def stem(self, subject: SubjectKey) -> str:
+    def stem(self, subject: StoreKey) -> str:
         """What its files share: `sub-01_model-tensor_dwimap`."""
         return f"{subject}_{self.entities}_{self.suffix}"
 
-    def file(self, subject: SubjectKey, extension: str, param: str | None = None) -> str:
+    def file(self, subject: StoreKey, extension: str, param: str | None = None) -> str:
         """The name of one file: `sub-01_model-tensor_param-fa_dwimap.nii.gz`."""
         entities = f"{self.entities}_param-{param}" if param else self.entities
         return f"{subject}_{entities}_{self.suffix}{extension}"
 
-    def sidecar(self, subject: SubjectKey) -> PurePosixPath:
+    def sidecar(self, subject: StoreKey) -> PurePosixPath:
         """The sidecar's path below the store."""
         return PurePosixPath(subject.folder) / f"{self.stem(subject)}.json"
 
-    def owns(self, subject: SubjectKey, file: str) -> bool:
+    def owns(self, subject: StoreKey, file: str) -> bool:
         """Whether `file` is, or once was, one of its files, whatever its value type and maps."""
         param = r"(_param-[a-zA-Z0-9]+)?"
         shared = f"{re.escape(f'{subject}_{self.entities}')}{param}_{self.suffix}"
         return re.fullmatch(rf"{shared}(_figure\.png|\.nii\.gz|\.bval|\.bvec|\.json|\.tsv|\.html)", file) is not None
 
-    def figure(self, subject: SubjectKey) -> str:
+    def figure(self, subject: StoreKey) -> str:
         return f"{self.stem(subject)}_figure.png"
 
 
@@ -46,6 +46,7 @@ NAMES: dict[str, DerivativeName] = {
     "dti": DerivativeName("model-tensor", "dwimap"),
     "noddi": DerivativeName("model-noddi", "dwimap"),
     "fiber_response": DerivativeName("model-csd", "response"),
+    "group_response": DerivativeName("model-csd_desc-mean", "response"),
     "csd_peaks": DerivativeName("model-csd", "dwimap"),
     "tract_masks": DerivativeName("desc-tracts", "mask"),
     "tract_endings": DerivativeName("desc-tractendings", "mask"),

@@ -35,7 +35,7 @@ from kwneuro_assets.storage.names import NAMES
 from kwneuro_assets.storage.patience import StorageError
 from kwneuro_assets.storage.sidecar import Provenance, Sidecar, StoredFile
 from kwneuro_assets.storage.staging import WRITERS, Stage, Writer, staged, write_whole
-from kwneuro_assets.subjects import SubjectKey
+from kwneuro_assets.subjects import GROUP, StoreKey, SubjectKey
 from kwneuro_assets.versioning.content import Value
 
 Verify = Literal["always", "first", "never"]
@@ -86,7 +86,7 @@ class DerivativeStore:
         self._source_url = source_url
         self._is_own = False
 
-    def sidecar(self, asset: str, subject: SubjectKey) -> Sidecar | None:
+    def sidecar(self, asset: str, subject: StoreKey) -> Sidecar | None:
         """The sidecar of a derivative, None where it is not in the store. Raises StoreError for one that is broken."""
         self._require_own()
         path = self._sidecar_path(asset, subject)
@@ -103,7 +103,7 @@ class DerivativeStore:
 
         return self._read_again(once)
 
-    def read(self, asset: str, subject: SubjectKey, part: Part = WHOLE) -> tuple[Value, Sidecar]:
+    def read(self, asset: str, subject: StoreKey, part: Part = WHOLE) -> tuple[Value, Sidecar]:
         """A derivative, or a part of it, and its sidecar; each file that is read is checked as `verify` says.
 
         Raises StoreError where it is missing or where a file is not the one that was stored, and InvalidData for a
@@ -116,7 +116,7 @@ class DerivativeStore:
 
         return self._steadily(asset, subject, value)
 
-    def grid(self, asset: str, subject: SubjectKey) -> Grid:
+    def grid(self, asset: str, subject: StoreKey) -> Grid:
         """Shape and affine of a derivative's image (of the first of its maps), from the header alone.
 
         Raises StoreError where it is missing, InvalidData where it is no image.
@@ -128,7 +128,7 @@ class DerivativeStore:
 
         return self._steadily(asset, subject, grid)[0]
 
-    def check(self, asset: str, subject: SubjectKey) -> Sidecar:
+    def check(self, asset: str, subject: StoreKey) -> Sidecar:
         """Compare every file of a derivative with its checksum. Raises StoreError as `read` does."""
 
         def check(sidecar: Sidecar) -> None:
@@ -150,14 +150,18 @@ class DerivativeStore:
             found += [SubjectKey.parse(key) for key in [*([name] if "dwi" in inside else []), *keys]]
         return sorted(found, key=str)
 
-    def assets(self, subject: SubjectKey) -> list[str]:
-        """The derivatives of a subject that are in the store: those with a sidecar. Raises StoreError."""
+    def keys(self) -> list[StoreKey]:
+        """The subjects, and the group where there is anything of it. Raises StoreError."""
+        return [*self.subjects(), *([GROUP] if self.assets(GROUP) else [])]
+
+    def assets(self, subject: StoreKey) -> list[str]:
+        """The derivatives of a subject or of the group that the store has: those with a sidecar. Raises StoreError."""
         self._require_own()
         present = listing(self._folder(subject)).files
         return [asset for asset in NAMES if NAMES[asset].sidecar(subject).name in present]
 
     def write(
-        self, asset: str, subject: SubjectKey, value: Value, provenance: Provenance, figure: bytes | None = None
+        self, asset: str, subject: StoreKey, value: Value, provenance: Provenance, figure: bytes | None = None
     ) -> Sidecar:
         """Store a derivative, replacing the one before it, and return its sidecar. Raises StoreError."""
         encoded = encode(value, Names(NAMES[asset], subject))
@@ -170,7 +174,7 @@ class DerivativeStore:
             self._commit(stage, asset, subject, sidecar)
         return sidecar
 
-    def remove(self, asset: str, subject: SubjectKey) -> None:
+    def remove(self, asset: str, subject: StoreKey) -> None:
         """Remove a derivative with all its files, and the folders that are empty then. Raises StoreError."""
         folder, name = self._folder(subject), NAMES[asset]
         mark = name.sidecar(subject).name
@@ -187,7 +191,7 @@ class DerivativeStore:
                         break
                     above.rmdir()
 
-    def export(self, asset: str, subject: SubjectKey, target: DerivativeStore) -> Sidecar:
+    def export(self, asset: str, subject: StoreKey, target: DerivativeStore) -> Sidecar:
         """Copy a derivative, checked on the way, to another store. Raises StoreError, and leaves no part there."""
 
         def copy(sidecar: Sidecar) -> None:
@@ -199,13 +203,13 @@ class DerivativeStore:
 
         return self._steadily(asset, subject, copy)[1]
 
-    def path(self, asset: str, subject: SubjectKey) -> UPath:
+    def path(self, asset: str, subject: StoreKey) -> UPath:
         """The first file of a derivative that stands in the store, or its sidecar."""
         sidecar = self.sidecar(asset, subject)
         name = next(iter(sidecar.files), None) if sidecar else None
         return self._folder(subject) / name if name else self._sidecar_path(asset, subject)
 
-    def holds(self, asset: str, subject: SubjectKey, version: str) -> bool:
+    def holds(self, asset: str, subject: StoreKey, version: str) -> bool:
         """Whether this version of a derivative is there: by its sidecar, and by files of the names that it gives.
 
         Raises StoreError where the store itself cannot be used.
@@ -218,18 +222,18 @@ class DerivativeStore:
             return False
         return sidecar.files.keys() <= set(listing(self._folder(subject)).files)
 
-    def missing(self, asset: str, subject: SubjectKey) -> StoreError:
+    def missing(self, asset: str, subject: StoreKey) -> StoreError:
         """What to say of a derivative that is not in the store; Missing only where there is a store that lacks it."""
         kind = Missing if self._is_own else StoreError
         return kind(f"{asset} of {subject} is not in the store {self.root}. {_remake(asset, subject)}")
 
-    def _folder(self, subject: SubjectKey) -> UPath:
+    def _folder(self, subject: StoreKey) -> UPath:
         return self.root / subject.folder
 
-    def _sidecar_path(self, asset: str, subject: SubjectKey) -> UPath:
+    def _sidecar_path(self, asset: str, subject: StoreKey) -> UPath:
         return self._folder(subject) / NAMES[asset].sidecar(subject).name
 
-    def _steadily(self, asset: str, subject: SubjectKey, use: Callable[[Sidecar], Any]) -> tuple[Any, Sidecar]:
+    def _steadily(self, asset: str, subject: StoreKey, use: Callable[[Sidecar], Any]) -> tuple[Any, Sidecar]:
         """What `use` makes of the sidecar; again where another process replaced the derivative meanwhile, or where a
         network may have changed what was read."""
         told: set[str] = set()
@@ -261,7 +265,7 @@ class DerivativeStore:
         raise AssertionError("unreachable")
 
     @contextmanager
-    def _writing(self, asset: str, subject: SubjectKey) -> Iterator[Stage]:
+    def _writing(self, asset: str, subject: StoreKey) -> Iterator[Stage]:
         name = NAMES[asset]
         with self._clear_errors():
             self._describe_dataset()
@@ -269,7 +273,7 @@ class DerivativeStore:
             with staged(self._folder(subject), mark, lambda file: name.owns(subject, file)) as stage:
                 yield stage
 
-    def _commit(self, stage: Stage, asset: str, subject: SubjectKey, sidecar: Sidecar) -> None:
+    def _commit(self, stage: Stage, asset: str, subject: StoreKey, sidecar: Sidecar) -> None:
         mark = NAMES[asset].sidecar(subject).name
         stage.write(mark, lambda file: file.write(sidecar.to_json().encode()))
         stage.require_alone()
@@ -285,7 +289,7 @@ class DerivativeStore:
             if name not in sidecar.files and name != mark and NAMES[asset].owns(subject, name):
                 stage.remove(name)
 
-    def _files_before(self, asset: str, subject: SubjectKey) -> Mapping[str, StoredFile] | None:
+    def _files_before(self, asset: str, subject: StoreKey) -> Mapping[str, StoredFile] | None:
         try:
             before = self.sidecar(asset, subject)
         except StoreError:
@@ -471,5 +475,5 @@ def _copier(files: _CheckedFiles, name: str) -> Writer:
     return copy
 
 
-def _remake(asset: str, subject: SubjectKey) -> str:
-    return f"Make it with: kwneuro-assets run --subject {subject} --select {asset}"
+def _remake(asset: str, subject: StoreKey) -> str:
+    return f"Make it with: kwneuro-assets run {subject.option}--select {asset}"

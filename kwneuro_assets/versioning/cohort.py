@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from dagster import DagsterInstance
@@ -11,7 +11,7 @@ from dagster import DagsterInstance
 from kwneuro_assets.settings import PipelineSettings
 from kwneuro_assets.versioning.code import Code
 from kwneuro_assets.versioning.history import Attempt, History, Record, read_history
-from kwneuro_assets.versioning.records import recorded
+from kwneuro_assets.versioning.records import is_lost, recorded
 
 State = Literal["missing", "fresh", "stale", "stale-upstream", "failed", "running", "not-applicable"]
 Cause = Literal["code", "data", "dependencies"]
@@ -75,9 +75,14 @@ def cohort_status(
 ) -> CohortStatus:
     """The status of each derivative by subject and asset, `derivatives` in the order in which they depend.
 
-    One pass over the event log, whatever the number of subjects.
+    An input that is neither among `derivatives` nor among `sources` is made of all subjects together; it stands as it
+    was made until a person makes it again. One pass over the event log, whatever the number of subjects.
     """
-    history = read_history(instance, [derivative.name for derivative in derivatives], sources, subjects)
+    names = [derivative.name for derivative in derivatives]
+    history = read_history(instance, names, sources, subjects)
+    shared = {name for one in derivatives for name in one.inputs(settings)}.difference(names, sources)
+    of_all = {name: _of_all(instance, name, subjects) for name in shared}
+    history = replace(history, records={**history.records, **of_all})
     questions = [_Question(instance, settings, derivative) for derivative in derivatives]
     result: CohortStatus = {}
     for subject in subjects:
@@ -86,6 +91,56 @@ def cohort_status(
             states[question.name] = question.answer(subject, history, states)
         result[subject] = states
     return result
+
+
+def group_status(
+    instance: DagsterInstance, settings: PipelineSettings, derivative: Versioned, members: Collection[str]
+) -> Status:
+    """The status of what is made of one derivative of all `members` of the group together.
+
+    Members that came or went since are told and do not make it stale: who is in the group is decided when it is made.
+    """
+    known = recorded(instance, derivative.name, None)
+    if known is None:
+        return Status("missing", ("it has never been made",))
+    versions = (known.data_version, known.code_version)
+    if is_lost(instance, derivative.name, None, known):
+        return Status("missing", ("the store does not hold it as it was made",), *versions)
+    (of,) = derivative.inputs(settings)
+    before = known.input_data_versions
+    now = read_history(instance, [of], [], {*members, *before}).records[of]
+    changed = [subject for subject in before if subject in now and now[subject].data_version != before[subject]]
+    code = derivative.code(settings).changes_since(known.code_version, known.values)
+    causes: set[Cause] = set()
+    if code:
+        causes.add("code")
+    if changed:
+        causes.add("data")
+    told = {
+        f"{of} changed of": changed,
+        "since it was made, there are also": [one for one in members if one in now and one not in before],
+        "no longer there are": [one for one in before if one not in members],
+    }
+    why = (*code, *(f"{what} {_some(subjects)}" for what, subjects in told.items() if subjects))
+    if causes:
+        return Status("stale", why, *versions, frozenset(causes))
+    if known.not_applicable is not None:
+        return Status("not-applicable", (known.not_applicable, *why), *versions)
+    return Status("fresh", why, *versions)
+
+
+def _some(subjects: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(subjects) - most} more" if len(subjects) > most else ""
+    return ", ".join(subjects[:most]) + more
+
+
+def _of_all(instance: DagsterInstance, asset: str, subjects: Collection[str]) -> dict[str, Record]:
+    """What is recorded of an asset without partitions, for each of the subjects."""
+    known = recorded(instance, asset, None)
+    if known is None:
+        return {}
+    record = Record(known.event_id, known.data_version, known.code_version or "", {}, known.not_applicable)
+    return dict.fromkeys(subjects, record)
 
 
 class _Question:

@@ -18,10 +18,11 @@ from kwneuro_assets.imaging import (
     ResponseFunction,
     StreamedVolume,
     Table,
+    TissueResponses,
     Volume,
 )
 
-Value = Volume | Dwi | MapSet | ResponseFunction | Table | Report | NotApplicable
+Value = Volume | Dwi | MapSet | ResponseFunction | TissueResponses | Table | Report | NotApplicable
 
 
 def data_version(value: Value) -> str:
@@ -69,6 +70,10 @@ def _feed(digest: Any, value: Value | StreamedVolume) -> None:
     elif isinstance(value, ResponseFunction):
         digest.update(canonical_json([value.bvalue, value.voxels]).encode())
         _feed_array(digest, value.coefficients)
+    elif isinstance(value, TissueResponses):
+        digest.update(canonical_json([value.white_voxels, value.grey_voxels, value.water_voxels]).encode())
+        for array in (value.bvalues, value.white, value.grey, value.water):
+            _feed_array(digest, array)
     elif isinstance(value, Table):
         columns = [[name, value.kinds[name], cells] for name, cells in value.columns.items()]
         digest.update(canonical_json(columns).encode())

@@ -43,15 +43,20 @@ class Recorded:
         return {label: one.value for label, one in self.metadata.items()}
 
 
-def recorded(instance: DagsterInstance, asset: str, partition: str, *, observed: bool = False) -> Recorded | None:
+def recorded(
+    instance: DagsterInstance, asset: str, partition: str | None, *, observed: bool = False
+) -> Recorded | None:
     """The newest materialization of an asset's partition, or its newest observation; None where there is none.
+
+    The partition of what is made of all subjects together is None.
 
     What was recorded before the partition was last added is of a life that has ended, and does not count.
     """
-    wanted = AssetRecordsFilter(asset_key=AssetKey(asset), asset_partitions=[partition])
+    partitions = None if partition is None else [partition]
+    wanted = AssetRecordsFilter(asset_key=AssetKey(asset), asset_partitions=partitions)
     fetch = instance.fetch_observations if observed else instance.fetch_materializations
     records = fetch(wanted, limit=1).records
-    if not records or records[0].storage_id < life_begins(instance, partition):
+    if not records or (partition is not None and records[0].storage_id < life_begins(instance, partition)):
         return None
     entry = records[0].event_log_entry
     event = entry.asset_observation if observed else entry.asset_materialization
@@ -76,11 +81,14 @@ def life_begins(instance: DagsterInstance, partition: str) -> int:
     return newest_with(instance, OBSERVED, SCAN, FIRST_LOOK, [partition]).get(partition, 0)
 
 
-def is_lost(instance: DagsterInstance, asset: str, partition: str, known: Recorded) -> bool:
+def is_lost(instance: DagsterInstance, asset: str, partition: str | None, known: Recorded) -> bool:
     """Whether it was recorded since that the store does not hold a derivative as it is known."""
+    if partition is None:
+        seen = recorded(instance, asset, None, observed=True)
+        return seen is not None and LOST in seen.metadata and seen.event_id > known.event_id
     return newest_with(instance, OBSERVED, asset, LOST, [partition]).get(partition, 0) > known.event_id
 
 
-def report_lost(instance: DagsterInstance, asset: str, partition: str, why: str) -> None:
+def report_lost(instance: DagsterInstance, asset: str, partition: str | None, why: str) -> None:
     """Record that the store does not hold what the log says, so that the derivative counts as missing."""
     instance.report_runless_asset_event(AssetObservation(asset, partition=partition, metadata={LOST: why}))

@@ -23,12 +23,9 @@ from kwneuro_assets.derivations.multi_tissue import (
     multi_tissue_order,
 )
 from kwneuro_assets.derivations.peaks import find_peaks
-from kwneuro_assets.derivations.tissue_responses import (
-    TissueResponses,
-    estimate_tissue_responses,
-    format_tissue_responses,
-)
-from kwneuro_assets.imaging import Dwi, GradientTable, InvalidData, MapSet, NotApplicable, Volume
+from kwneuro_assets.derivations.tissue_responses import estimate_tissue_responses
+from kwneuro_assets.imaging import Dwi, GradientTable, InvalidData, MapSet, NotApplicable, TissueResponses, Volume
+from kwneuro_assets.imaging.tissue_responses import format_tissue_responses
 from kwneuro_assets_tests.derivations.slab import read_slab
 from kwneuro_assets_tests.derivations.tissues import (
     AFFINE,
@@ -46,7 +43,8 @@ PEAKS = {"peaks": 5, "relative_threshold": 0.1, "minimum_angle": 25.0}
 
 
 def fitted(dwi: Dwi, mask: Volume, responses: TissueResponses | None = None, **changed: object) -> MapSet:
-    maps = fit_multi_tissue(dwi, mask, responses or true_responses(), **{**PEAKS, **changed})  # type: ignore[arg-type]
+    chosen = {"max_order": 10, **PEAKS, **changed}
+    maps = fit_multi_tissue(dwi, mask, responses or true_responses(), **chosen)  # type: ignore[arg-type]
     assert isinstance(maps, MapSet), maps
     return maps
 

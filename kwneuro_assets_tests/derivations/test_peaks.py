@@ -106,6 +106,13 @@ def test_weak_peaks_and_near_ones_and_those_beyond_the_number_are_left_out() -> 
     assert _angles(find_peaks(_fod(axes, weights), 8, **{**SETTINGS, "minimum_angle": 70})[0, 0], axes[0]) < 5
 
 
+def test_a_voxel_has_the_peaks_among_others_that_it_has_alone() -> None:
+    fods = np.random.default_rng(5).normal(size=(50, 66))
+    together = find_peaks(fods, 10, **SETTINGS)
+    alone = np.concatenate([find_peaks(fod[None], 10, **SETTINGS) for fod in fods])
+    assert np.abs(together - alone).max() < 1e-6
+
+
 def test_a_zero_a_constant_and_a_negative_function_have_no_peak() -> None:
     fod = np.zeros((3, 45))
     fod[1, 0], fod[2, 0] = 1, -1

@@ -18,12 +18,22 @@ def _table(*shells: tuple[float, NDArray[np.float64]]) -> GradientTable:
 def _chosen(table: GradientTable, wanted: object = "auto", max_order: int = 8) -> tuple[float, int]:
     chosen = choose_shell(table, wanted, max_order)  # type: ignore[arg-type]
     assert isinstance(chosen, CsdShell)
-    return chosen.shell.bvalue, chosen.order
+    return chosen.shell.bvalue, chosen.determined
 
 
 @pytest.mark.parametrize(("directions", "order"), [(60, 8), (45, 8), (44, 6), (30, 6), (20, 4), (15, 4)])
 def test_the_order_follows_the_number_of_directions(directions: int, order: int) -> None:
     assert _chosen(_table((1000, electrostatic_directions(directions)))) == (1000, order)
+
+
+@pytest.mark.parametrize(
+    ("directions", "max_order", "order"),
+    [(64, 12, 10), (64, 10, 10), (64, 8, 8), (30, 12, 8), (15, 12, 6), (92, 12, 12)],
+)
+def test_fods_go_two_orders_beyond_it(directions: int, max_order: int, order: int) -> None:
+    chosen = choose_shell(_table((1000, electrostatic_directions(directions))), "auto", max_order)
+    assert isinstance(chosen, CsdShell)
+    assert chosen.order == order
 
 
 def test_the_order_is_no_higher_than_asked_for() -> None:
@@ -41,6 +51,12 @@ def test_auto_prefers_a_lower_shell_with_more_directions() -> None:
     assert _chosen(table) == (1000, 8)
     # At order 6 both are equal, and contrast decides.
     assert _chosen(table, max_order=6) == (3000, 6)
+
+
+def test_auto_asks_for_no_more_than_order_8_where_a_higher_shell_has_it() -> None:
+    table = _table((1000, electrostatic_directions(92)), (3000, electrostatic_directions(60)))
+    assert _chosen(table, max_order=12) == (3000, 8)
+    assert _chosen(table, 1000.0, max_order=12) == (1000, 10)
 
 
 def test_a_shell_is_found_by_a_b_value_within_its_width() -> None:

@@ -7,14 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kwneuro_assets.derivations.tissue_responses import (
-    TissueResponses,
-    estimate_tissue_responses,
-    format_tissue_responses,
-    otsu_threshold,
-    parse_tissue_responses,
-)
-from kwneuro_assets.imaging import Dwi, GradientTable, InvalidData, NotApplicable, Volume
+from kwneuro_assets.derivations.tissue_responses import estimate_tissue_responses, otsu_threshold
+from kwneuro_assets.imaging import Dwi, GradientTable, InvalidData, NotApplicable, TissueResponses, Volume
+from kwneuro_assets.imaging.tissue_responses import format_tissue_responses, parse_tissue_responses
 from kwneuro_assets_tests.derivations.tissues import (
     AFFINE,
     grey_signal,
@@ -141,10 +136,10 @@ def test_the_text_form_reads_back_as_the_same_numbers() -> None:
     responses = true_responses()
     texts = format_tissue_responses(responses)
     assert [len(text.splitlines()) for text in texts] == [3, 3, 3]
-    read = parse_tissue_responses(*texts, responses.bvalues.tolist())
+    read = parse_tissue_responses(responses.bvalues.tolist(), *texts)
     for name in ("bvalues", "white", "grey", "water"):
         assert np.array_equal(getattr(read, name), getattr(responses, name))
-    commented = parse_tissue_responses("# Shells: 0,1000,3000\n" + texts[0], *texts[1:], [0, 1000, 3000])
+    commented = parse_tissue_responses([0, 1000, 3000], "# Shells: 0,1000,3000\n" + texts[0], *texts[1:])
     assert np.array_equal(commented.white, responses.white)
 
 
@@ -162,7 +157,7 @@ def test_the_text_form_reads_back_as_the_same_numbers() -> None:
 )
 def test_a_text_that_is_none_is_an_error(texts: tuple[str, str, str], expected: str) -> None:
     with pytest.raises(InvalidData, match=expected):
-        parse_tissue_responses(*texts, [0, 1000, 3000])
+        parse_tissue_responses([0, 1000, 3000], *texts)
 
 
 def test_b_values_start_at_0_and_rise() -> None:

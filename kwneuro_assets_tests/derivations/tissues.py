@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kwneuro_assets.derivations.directions import electrostatic_directions
-from kwneuro_assets.derivations.tissue_responses import TissueResponses
-from kwneuro_assets.imaging import Dwi, GradientTable, Volume
+from kwneuro_assets.imaging import Dwi, GradientTable, TissueResponses, Volume
 
 Floats = NDArray[np.float64]
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kwneuro_assets.imaging import Dwi, GradientTable, MapSet, ResponseFunction, Volume
+from kwneuro_assets.imaging import Dwi, GradientTable, MapSet, ResponseFunction, TissueResponses, Volume
+from kwneuro_assets_tests.derivations.tissues import true_responses
 
 VOXEL = np.array([2.0, 2.0, 2.5])
 BUNDLES = (*(f"{kind}_{side}" for kind in ("AF", "CST", "UF") for side in ("left", "right")), "CC", "MCP")
@@ -96,3 +98,21 @@ def every_value(grid: tuple[int, int, int], orientation: str, seed: int = 0) -> 
         "tract_endings": masks(tuple(f"{bundle}_{end}" for bundle in BUNDLES for end in "be")),
         "tract_orientations": Volume(vectors(len(BUNDLES)), affine),
     }
+
+
+def three_tissues(grid: tuple[int, int, int], orientation: str, seed: int = 0) -> dict[str, Any]:
+    """The same of multi-tissue deconvolution: other responses, and the tissues' random shares among the peaks."""
+    values = every_value(grid, orientation, seed)
+    mask, affine = values["brain_mask"].array, values["brain_mask"].affine
+    shares = np.random.default_rng(seed).dirichlet([1, 1, 1], grid).astype(np.float32) * mask[..., None]
+    names = ("wmfraction", "gmfraction", "csffraction")
+    maps = {name: Volume(shares[..., index], affine) for index, name in enumerate(names)}
+    return {
+        **values,
+        "fiber_response": counted(true_responses()),
+        "csd_peaks": MapSet({**values["csd_peaks"], **maps}),
+    }
+
+
+def counted(responses: TissueResponses) -> TissueResponses:
+    return replace(responses, white_voxels=300, grey_voxels=142, water_voxels=100)

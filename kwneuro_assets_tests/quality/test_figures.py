@@ -18,8 +18,9 @@ from kwneuro_assets.quality import figures
 from kwneuro_assets.quality.close_up import close_up
 from kwneuro_assets.quality.colours import bundle_colours, direction_colours
 from kwneuro_assets.quality.render import THUMBNAIL_BYTES, thumbnail
+from kwneuro_assets.quality.tissues import TISSUES, tissue_panel
 from kwneuro_assets.quality.view import AXIAL, Cut, View
-from kwneuro_assets_tests.quality.heads import AXES, affine_of, ball, every_value, head, world
+from kwneuro_assets_tests.quality.heads import AXES, affine_of, ball, every_value, head, three_tissues, world
 
 FIGURES = {
     "denoised_dwi": (figures.denoised_figure, ("dwi",)),
@@ -28,11 +29,17 @@ FIGURES = {
     "dti": (figures.tensor_figure, ("denoised_dwi", "brain_mask")),
     "noddi": (figures.noddi_figure, ("denoised_dwi", "brain_mask")),
     "fiber_response": (figures.response_figure, ("denoised_dwi", "brain_mask")),
+    "group_response": (figures.group_response_figure, ("fiber_response",)),
     "csd_peaks": (figures.peaks_figure, ("denoised_dwi", "brain_mask", "fiber_response")),
     "tract_masks": (figures.tracts_figure, ("csd_peaks",)),
     "tract_endings": (figures.endings_figure, ("csd_peaks",)),
     "tract_orientations": (figures.orientations_figure, ("csd_peaks", "tract_masks")),
 }
+OF_THREE_TISSUES = ("fiber_response", "group_response", "csd_peaks")
+CASES = [
+    *(pytest.param(name, every_value, id=name) for name in FIGURES),
+    *(pytest.param(name, three_tissues, id=f"{name} of three tissues") for name in OF_THREE_TISSUES),
+]
 
 
 def pixels_of(png):
@@ -127,30 +134,37 @@ def world_axis(affine, axis):
     return columns[:, nearest] * np.sign(columns[axis, nearest])
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_the_same_value_gives_the_same_bytes_and_a_thumbnail_that_fits(name):
-    values = every_value((16, 18, 14), "oblique")
+def drawing(name, values):
+    """The function, the value that it draws, and its inputs."""
     draw, parents = FIGURES[name]
     inputs = {parent: values[parent] for parent in parents}
+    if name != "group_response":
+        return draw, values[name], inputs
+    own = values["fiber_response"]
+    return draw, own, {"fiber_response": {"sub-01": own, "sub-02": own.scaled(2), "sub-03": NotApplicable("no shell")}}
 
-    png = draw(values[name], inputs, f"{name} sub-01")
 
-    assert png == draw(values[name], inputs, f"{name} sub-01")
+@pytest.mark.parametrize(("name", "make"), CASES)
+def test_the_same_value_gives_the_same_bytes_and_a_thumbnail_that_fits(name, make):
+    draw, value, inputs = drawing(name, make((16, 18, 14), "oblique"))
+
+    png = draw(value, inputs, f"{name} sub-01")
+
+    assert png == draw(value, inputs, f"{name} sub-01")
     assert Image.open(io.BytesIO(png)).width <= 1200
     webp = thumbnail(png)
     assert len(webp) <= THUMBNAIL_BYTES
     assert Image.open(io.BytesIO(webp)).width >= 320
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize(("name", "make"), CASES)
 @pytest.mark.parametrize("grid", [(1, 1, 1), (6, 8, 1)])
-def test_the_smallest_grids_are_drawn_without_their_inputs_too(name, grid):
-    values = every_value(grid, "sagittal")
-    draw, parents = FIGURES[name]
-    inputs = {parent: NotApplicable("too few directions") for parent in parents} if grid == (1, 1, 1) else {}
+def test_the_smallest_grids_are_drawn_without_their_inputs_too(name, grid, make):
+    draw, value, inputs = drawing(name, make(grid, "sagittal"))
+    inputs = dict.fromkeys(inputs, NotApplicable("too few directions")) if grid == (1, 1, 1) else {}
 
     # Letters, panels and scales: a picture of nothing has no third colour.
-    assert len(np.unique(pixels_of(draw(values[name], inputs, name)) @ [65536, 256, 1])) > 20
+    assert len(np.unique(pixels_of(draw(value, inputs, name)) @ [65536, 256, 1])) > 20
 
 
 def test_an_input_on_another_grid_is_left_out():
@@ -163,7 +177,7 @@ def test_an_input_on_another_grid_is_left_out():
 
 @pytest.mark.parametrize("name", ["tract_masks", "tract_endings", "tract_orientations", "csd_peaks", "brain_mask"])
 def test_values_without_a_single_voxel_are_drawn(name):
-    value = every_value((6, 8, 9), "ras")[name]
+    value = three_tissues((6, 8, 9), "ras")[name]
     empty = (
         MapSet({key: Volume(np.zeros_like(volume.array), volume.affine) for key, volume in value.items()})
         if isinstance(value, MapSet)
@@ -186,6 +200,62 @@ def test_the_outline_of_a_mask_is_drawn_around_its_voxels():
     assert abs(column.max() - 10 * scale) < 3
     assert abs(row.min() - (20 - 16) * scale) < 3
     assert abs(row.max() - (20 - 6) * scale) < 3
+
+
+def test_a_voxel_has_the_colours_of_its_tissues_by_their_shares():
+    grid = (5, 4, 3)
+    shares = np.zeros((*grid, 3), np.float32)
+    shares[1, 1, 1] = [1, 0, 0]
+    shares[2, 1, 1] = [0, 1, 0]
+    shares[3, 1, 1] = [0, 0, 1]
+    shares[1, 2, 1] = [0.25, 0.25, 0.5]
+    volumes = tuple(Volume(shares[..., index], np.eye(4)) for index in range(3))
+    image = tissue_panel(View.of(volumes[0]), Cut(AXIAL, 1), volumes).image
+
+    colours = np.array([tissue.colour for tissue in TISSUES])
+    np.testing.assert_allclose(image[1, 1:4], colours, rtol=1e-6)
+    np.testing.assert_allclose(image[2, 1], [0.25, 0.25, 0.5] @ colours, rtol=1e-6)
+    assert np.count_nonzero(image.any(axis=2)) == 4
+    # Any other shares are another colour: no tissue's is a mix of the others'.
+    assert np.linalg.matrix_rank(np.column_stack([colours, np.ones(3)]), tol=0.1) == 3
+
+
+@pytest.mark.parametrize("orientation", ["las", "oblique", "sagittal"])
+def test_the_tissues_are_a_column_of_the_peaks_and_lie_where_the_brain_does(orientation):
+    grid = (30, 32, 28)
+    affine = affine_of(orientation, grid)
+    coordinates = world(affine, grid)
+    brain = ball(coordinates, (0, 0, 0), 26)
+    left = ball(coordinates, (-12, 0, 0), 8)
+    shares = {"wmfraction": brain & ~left, "gmfraction": np.zeros(grid, bool), "csffraction": left}
+    maps = {name: Volume(share.astype(np.float32), affine) for name, share in shares.items()}
+    none = {"peaks": Volume(np.zeros((*grid, 3), np.float32), affine)}
+    none["peakvalues"] = Volume(np.zeros((*grid, 1), np.float32), affine)
+
+    image = pixels_of(figures.peaks_figure(MapSet({**none, **maps}), {}, "peaks"))
+
+    white, water = (places(image, TISSUES[index].colour) for index in (0, 2))
+    assert min(white.shape[1], water.shape[1]) > 1000
+    # Axial, above the first of the other rows: left of the middle.
+    first_row = white[0] < 400
+    axial = water[1][water[0] < 250]
+    assert axial.size > 100
+    assert axial.max() < (white[1][first_row].min() + white[1][first_row].max()) / 2
+    without = pixels_of(figures.peaks_figure(MapSet(none), {}, "peaks"))
+    assert places(without, TISSUES[0].colour).size == 0
+
+
+def places(image, colour):
+    """Rows and columns of the pixels of exactly that colour."""
+    return np.array(np.nonzero(np.abs(image - np.round(255 * np.array(colour))).max(axis=2) <= 1))
+
+
+def test_the_coefficients_of_the_fods_do_not_change_the_picture():
+    values = three_tissues((8, 9, 7), "las")
+    peaks = values["csd_peaks"]
+    fod = Volume(np.ones((8, 9, 7, 15), np.float32), peaks.affine)
+    png = figures.peaks_figure(MapSet({**peaks, "fod": fod}), values, "peaks")
+    assert png == figures.peaks_figure(peaks, values, "peaks")
 
 
 def test_directions_have_the_colours_of_the_world_axes():

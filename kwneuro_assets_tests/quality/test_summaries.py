@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.special import sph_harm_y
 
+from kwneuro_assets.derivations.group_response import mean_response
 from kwneuro_assets.imaging import Dwi, MapSet, NotApplicable, ResponseFunction, Volume
 from kwneuro_assets.quality import summaries
-from kwneuro_assets_tests.quality.heads import every_value, head
+from kwneuro_assets_tests.derivations.tissues import ACROSS, ALONG, true_responses
+from kwneuro_assets_tests.quality.heads import counted, every_value, head, three_tissues
 
 ROUNDING = 1e-4  # numbers are given to five significant digits
 
@@ -69,21 +73,49 @@ def test_means_are_taken_inside_the_brain_mask(values):
     }
 
 
-def test_a_response_has_the_signal_of_its_spherical_harmonics():
+def test_a_response_is_as_sharp_as_its_spherical_harmonics_say():
     response = ResponseFunction(np.array([200.0, -130, 40, -9, 2]), 3000, 300)
-    angles = np.linspace(0, np.pi, 19)
     # The oracle: SciPy's orthonormal harmonics with m = 0, degree by degree.
-    expected = sum(
-        coefficient * sph_harm_y(2 * index, 0, angles, 0).real
+    along, across = sum(
+        coefficient * sph_harm_y(2 * index, 0, np.array([0, np.pi / 2]), 0).real
         for index, coefficient in enumerate(response.coefficients)
     )
-    np.testing.assert_allclose(summaries.response_signal(response, np.cos(angles)), expected, rtol=1e-10, atol=1e-10)
     assert summaries.response_summary(response, {}) == {
         "order": 8,
         "bvalue_s_per_mm2": 3000.0,
         "voxels": 300,
-        "ratio_along_to_across": pytest.approx(expected[0] / expected[9], rel=ROUNDING),
+        "ratio_along_to_across": pytest.approx(along / across, rel=ROUNDING),
     }
+
+
+def test_three_tissues_are_as_sharp_as_white_matter_at_the_highest_shell():
+    assert summaries.response_summary(counted(true_responses(order=20)), {}) == {
+        "order": 20,
+        "bvalues_s_per_mm2": "0, 1000, 3000",
+        "white_voxels": 300,
+        "grey_voxels": 142,
+        "water_voxels": 100,
+        "ratio_along_to_across": pytest.approx(np.exp(-3000 * (ALONG - ACROSS)), rel=ROUNDING),
+    }
+
+
+def test_the_summary_of_a_group_counts_who_is_in_the_mean_and_who_is_not():
+    own = counted(true_responses())
+    subjects = {
+        "sub-01": own,
+        "sub-02": own.scaled(3),
+        "sub-03": replace(own, bvalues=np.array([0.0, 1000, 2000])),
+        "sub-04": ResponseFunction(np.array([200.0, -130]), 3000, 300),
+        "sub-05": NotApplicable("too few directions"),
+    }
+    mean = mean_response(subjects)
+    assert summaries.group_response_summary(mean, {"fiber_response": subjects}) == {
+        "subjects": 2,
+        "subjects_left_out": 2,
+        "subjects_not_applicable": 1,
+        **summaries.response_summary(mean, {}),
+    }
+    assert summaries.group_response_summary(mean, {})["subjects"] == 0
 
 
 def test_peaks_are_counted_above_half_of_the_voxels_largest():
@@ -97,6 +129,28 @@ def test_peaks_are_counted_above_half_of_the_voxels_largest():
         "mean_peaks_per_voxel": (2 + 3 + 1 + 0) / 4,
         "share_of_mask_with_a_peak": 0.75,
     }
+
+
+def test_the_mean_shares_of_the_tissues_are_those_of_the_mask(values):
+    tissues = three_tissues((10, 11, 12), "oblique")
+    peaks, inside = tissues["csd_peaks"], tissues["brain_mask"].array > 0
+    found = summaries.peaks_summary(peaks, tissues)
+    expected = {
+        f"mean_{name}_share": pytest.approx(peaks[key].array[inside].mean(dtype=float), rel=ROUNDING)
+        for name, key in (("white", "wmfraction"), ("grey", "gmfraction"), ("water", "csffraction"))
+    }
+    assert found == summaries.peaks_summary(values["csd_peaks"], values) | expected
+
+
+def test_a_voxel_of_free_water_alone_is_of_the_brain_without_its_mask_too():
+    def row(*numbers):
+        return Volume(np.array(numbers, np.float32).reshape(3, 1, 1), np.eye(4))
+
+    water = {"wmfraction": row(1, 0, 0), "gmfraction": row(0, 0, 0), "csffraction": row(0, 1, 0)}
+    amplitudes = Volume(np.array([1, 0, 0], np.float32).reshape(3, 1, 1, 1), np.eye(4))
+    found = summaries.peaks_summary(MapSet({"peakvalues": amplitudes, **water}), {})
+    assert found["mean_water_share"] == 0.5
+    assert found["share_of_mask_with_a_peak"] == 0.5
 
 
 def test_bundles_without_a_voxel_are_named_and_overlaps_counted_once():
@@ -148,6 +202,7 @@ def test_every_number_is_plain_and_finite(values):
         ("tract_endings", summaries.endings_summary),
         ("tract_orientations", summaries.orientations_summary),
     ):
-        for number in summary(values[name], values).values():
-            assert type(number) in (int, float, str)
-            assert isinstance(number, str) or np.isfinite(number)
+        for given in (values, three_tissues((10, 11, 12), "oblique")):
+            for number in summary(given[name], given).values():
+                assert type(number) in (int, float, str)
+                assert isinstance(number, str) or np.isfinite(number)

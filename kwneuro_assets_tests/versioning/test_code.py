@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kwneuro_assets.assets import DERIVATIVES
+from kwneuro_assets.assets import DERIVATIVES, GROUP_DERIVATIVE
 from kwneuro_assets.settings import PipelineSettings, ResponseSettings, SettingsError
 from kwneuro_assets.versioning import code
 from kwneuro_assets.versioning.code import Code, parameters
@@ -24,9 +24,14 @@ USERS: dict[str, tuple[object, set[str]]] = {
     "noddi.directions": (1000, {"noddi"}),
     "noddi.rmse": (True, {"noddi"}),
     "noddi.tissue_weighted": (True, {"noddi"}),
-    "csd.shell": (3000, {"fiber_response", "csd_peaks"}),
+    "csd.method": ("single-tissue", {"fiber_response"}),
+    "csd.shell": (3000, {"fiber_response"}),
     "csd.max_order": (6, {"fiber_response", "csd_peaks"}),
     "csd.response": (__file__, {"fiber_response"}),
+    "csd.grey_response": (__file__, {"fiber_response"}),
+    "csd.water_response": (__file__, {"fiber_response"}),
+    "csd.group_response": (True, {"csd_peaks"}),
+    "csd.group_subjects": ("sub-01", {"group_response"}),
     "csd.fa_threshold": (0.6, {"fiber_response"}),
     "csd.minimum_voxels": (200, {"fiber_response"}),
     "csd.peaks": (3, {"csd_peaks"}),
@@ -71,15 +76,20 @@ USERS: dict[str, tuple[object, set[str]]] = {
     "automation.retry_minutes": (1, set()),
     "automation.interval_seconds": (60, set()),
 }
+# Settings that are valid with others only.
+ALONG_WITH = {
+    "csd.grey_response": {"response": __file__, "water_response": __file__},
+    "csd.water_response": {"response": __file__, "grey_response": __file__},
+}
 
 
 def versions(settings: PipelineSettings) -> dict[str, str]:
-    return {derivative.name: derivative.code_version(settings) for derivative in DERIVATIVES}
+    return {derivative.name: derivative.code_version(settings) for derivative in (*DERIVATIVES, GROUP_DERIVATIVE)}
 
 
 def changed(key: str, value: object) -> PipelineSettings:
     section, _, name = key.partition(".")
-    return PipelineSettings.model_validate({section: {name: value}})
+    return PipelineSettings.model_validate({section: {**ALONG_WITH.get(key, {}), name: value}})
 
 
 @pytest.mark.parametrize("key", USERS)
