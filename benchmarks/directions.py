@@ -8,8 +8,8 @@ frame, the first the strongest, each as long as its share; `ndi`; and the shares
 brings its brain mask.
 
 Methods:
-  single   the fibre response of the highest shell, CSD on that shell, order 8
-  multi    the responses of three tissues, multi-tissue CSD on all shells, order 10
+  single   the fibre response of the highest shell, CSD on that shell
+  multi    the responses of three tissues, multi-tissue CSD on all shells
   csd      MRtrix3's `dwi2fod csd` and `sh2peaks`, on the volumes and with the response of `single`, order 8
   msmt     MRtrix3's `dwi2fod msmt_csd` and `sh2peaks`, with the responses of `multi`, orders 8,0,0
 
@@ -41,12 +41,8 @@ from numpy.typing import NDArray
 
 from benchmarks import tables
 from benchmarks.machine import machine
-from kwneuro_assets.derivations.csd import fit_csd_peaks
-from kwneuro_assets.derivations.denoise import denoise
-from kwneuro_assets.derivations.multi_tissue import fit_multi_tissue
-from kwneuro_assets.derivations.response import estimate_response
+from benchmarks.steps import SETTINGS, csd, denoised, multi_tissue, response, tissue_responses
 from kwneuro_assets.derivations.shells import choose_shell
-from kwneuro_assets.derivations.tissue_responses import estimate_tissue_responses
 from kwneuro_assets.imaging import Dwi, InvalidData, MapSet, NotApplicable, Volume
 from kwneuro_assets.imaging.gradients import format_bvals, format_bvecs
 from kwneuro_assets.imaging.tissue_responses import format_tissue_responses
@@ -61,11 +57,8 @@ from kwneuro_assets.threads import thread_count
 Floats = NDArray[np.floating[Any]]
 Inside = NDArray[np.bool_]
 
-ORDER, MULTI_TISSUE_ORDER, MRTRIX_ORDERS = 8, 10, "8,0,0"
-PEAKS = 5
-FOUND = {"peaks": PEAKS, "relative_threshold": 0.1, "minimum_angle": 25}
-FA_THRESHOLD, MINIMUM_VOXELS = 0.7, 300
-MINIMUM_RATIO = 20  # of voxels to volumes, for Patch2Self
+MRTRIX_ORDER, MRTRIX_ORDERS = 8, "8,0,0"
+PEAKS = SETTINGS.csd.peaks
 WHITE_NDI = 0.51  # above it a voxel is scored: an FA of 0.35 in the person whom the phantom is made of
 REAL = 0.4  # of the voxel's strongest fibre: smaller ones are no fibres to be found
 COUNTED, HIGH = 0.1, 0.5  # of the voxel's strongest peak
@@ -248,23 +241,13 @@ def _average(degrees: Floats) -> dict[str, float]:
 
 
 def _single(dwi: Dwi, mask: Volume, fitted: Volume) -> Found | NotApplicable:
-    response = _response(dwi, mask)
-    if isinstance(response, NotApplicable):
-        return response
-    return _of_maps(lambda: fit_csd_peaks(dwi, fitted, response, max_order=ORDER, **FOUND))  # type: ignore[arg-type]
-
-
-def _response(dwi: Dwi, mask: Volume) -> Any:
-    return estimate_response(
-        dwi, mask, shell="auto", max_order=ORDER, fa_threshold=FA_THRESHOLD, minimum_voxels=MINIMUM_VOXELS
-    )
+    found = response(dwi, mask)
+    return found if isinstance(found, NotApplicable) else _of_maps(lambda: csd(dwi, fitted, found))
 
 
 def _multi(dwi: Dwi, mask: Volume, fitted: Volume) -> Found | NotApplicable:
-    responses = estimate_tissue_responses(dwi, mask)
-    if isinstance(responses, NotApplicable):
-        return responses
-    return _of_maps(lambda: fit_multi_tissue(dwi, fitted, responses, max_order=MULTI_TISSUE_ORDER, **FOUND))  # type: ignore[arg-type]
+    found = tissue_responses(dwi, mask)
+    return found if isinstance(found, NotApplicable) else _of_maps(lambda: multi_tissue(dwi, fitted, found))
 
 
 def _of_maps(fit: Callable[[], MapSet | NotApplicable]) -> Found | NotApplicable:
@@ -277,16 +260,14 @@ def _of_maps(fit: Callable[[], MapSet | NotApplicable]) -> Found | NotApplicable
 
 
 def _csd(dwi: Dwi, mask: Volume, fitted: Volume) -> Found | NotApplicable:
-    response = _response(dwi, mask)
-    shell = choose_shell(dwi.gradients, "auto", ORDER)
-    for refusal in (response, shell):
-        if isinstance(refusal, NotApplicable):
-            return refusal
+    found, shell = response(dwi, mask), choose_shell(dwi.gradients, "auto", MRTRIX_ORDER)
+    if isinstance(found, NotApplicable):
+        return found
     assert not isinstance(shell, NotApplicable)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write_inputs(dwi, fitted, shell.shell.indices, folder)
-        (folder / "response.txt").write_text(" ".join(map(repr, response.coefficients.tolist())) + "\n")
+        (folder / "response.txt").write_text(" ".join(map(repr, found.coefficients.tolist())) + "\n")
         seconds = _run(
             folder,
             f"dwi2fod csd -mask mask.mif -lmax {shell.order} dwi.mif response.txt fod.mif",
@@ -296,7 +277,7 @@ def _csd(dwi: Dwi, mask: Volume, fitted: Volume) -> Found | NotApplicable:
 
 
 def _msmt(dwi: Dwi, mask: Volume, fitted: Volume) -> Found | NotApplicable:
-    responses = estimate_tissue_responses(dwi, mask)
+    responses = tissue_responses(dwi, mask)
     if isinstance(responses, NotApplicable):
         return responses
     with tempfile.TemporaryDirectory() as name:
@@ -359,7 +340,7 @@ METHODS: dict[str, Method] = {"single": _single, "multi": _multi, "csd": _csd, "
 MRTRIX = {"csd": "MRtrix3 csd", "msmt": "MRtrix3 msmt_csd"}
 SERIES: dict[str, Callable[[Dwi], Dwi]] = {
     "raw": lambda dwi: dwi,
-    "denoised": lambda dwi: denoise(dwi, "patch2self", MINIMUM_RATIO),
+    "denoised": denoised,
 }
 
 

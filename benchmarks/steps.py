@@ -24,7 +24,7 @@ from kwneuro_assets.derivations.denoise import denoise, patch2self
 from kwneuro_assets.derivations.multi_tissue import fit_multi_tissue
 from kwneuro_assets.derivations.noddi import fit_noddi
 from kwneuro_assets.derivations.response import estimate_response
-from kwneuro_assets.derivations.shells import MAX_ORDER, SHELLS_WANTED, choose_shell
+from kwneuro_assets.derivations.shells import SHELLS_WANTED, choose_shell
 from kwneuro_assets.derivations.tensor import fit_tensor
 from kwneuro_assets.derivations.tissue_responses import estimate_tissue_responses
 from kwneuro_assets.imaging import Dwi, InvalidData, MapSet, NotApplicable, ResponseFunction, TissueResponses, Volume
@@ -80,7 +80,12 @@ def noddi(dwi: Dwi, mask: Volume) -> MapSet | NotApplicable:
 def response(dwi: Dwi, mask: Volume) -> ResponseFunction | NotApplicable:
     given = SETTINGS.csd
     return estimate_response(
-        dwi, mask, shell=given.shell, fa_threshold=given.fa_threshold, minimum_voxels=given.minimum_voxels
+        dwi,
+        mask,
+        shell=given.shell,
+        max_order=given.max_order,
+        fa_threshold=given.fa_threshold,
+        minimum_voxels=given.minimum_voxels,
     )
 
 
@@ -102,7 +107,7 @@ def multi_tissue(dwi: Dwi, mask: Volume, found: TissueResponses) -> MapSet | Not
 
 
 def _peak_settings() -> dict[str, Any]:
-    return SETTINGS.csd.model_dump(include={"peaks", "relative_threshold", "minimum_angle"})
+    return SETTINGS.csd.model_dump(include={"max_order", "peaks", "relative_threshold", "minimum_angle"})
 
 
 def _file_to_file(dataset: Dataset, out: Path) -> Callable[[], Dwi]:
@@ -169,7 +174,7 @@ def warm_up(dataset: Dataset) -> dict[str, float]:
         "tensor": lambda: tensor(dwi, part),
         "noddi": lambda: noddi(dwi, part),
     }
-    shell = choose_shell(dwi.gradients, SETTINGS.csd.shell, MAX_ORDER)
+    shell = choose_shell(dwi.gradients, SETTINGS.csd.shell, SETTINGS.csd.max_order)
     if not isinstance(shell, NotApplicable):
         some = ResponseFunction(np.array(SOME_RESPONSE), shell.shell.bvalue)
         calls["csd"] = lambda: csd(dwi, part, some)

@@ -114,13 +114,18 @@ class NoddiSettings(Section):
     )
 
 
-class OrderSettings(Section):
+class DeconvolutionSettings(Section):
+    series: Literal["auto", "denoised", "source"] = Field(
+        "auto",
+        description="The series that is deconvolved; auto: as it came for multi-tissue, denoised for single-tissue, as "
+        "the angles to known fibres are smaller then.",
+    )
     max_order: Literal[2, 4, 6, 8, 10, 12] = Field(
-        12, description="Highest spherical harmonic order of the FODs; lower where directions are few."
+        10, description="Highest spherical harmonic order of the FODs; lower where directions are few."
     )
 
 
-class ResponseSettings(OrderSettings):
+class ResponseSettings(DeconvolutionSettings):
     method: Literal["auto", "single-tissue", "multi-tissue"] = Field(
         "auto",
         description="Deconvolution of one shell, or of all for white matter, grey matter and free water; auto: "
@@ -169,7 +174,7 @@ class ResponseSettings(OrderSettings):
         return self
 
 
-class PeakSettings(OrderSettings):
+class PeakSettings(DeconvolutionSettings):
     group_response: bool = Field(
         False,
         description="Deconvolve with the mean response of the group, scaled to each subject's own, so that amplitudes "

@@ -36,7 +36,7 @@ SHELL = table((2000.0,), directions=24)
 
 
 def write_subject(source: Path, key: str) -> None:
-    """One fibre in every voxel; that of sub-02 diffuses less, and the images of sub-03 are those of sub-01, brighter."""
+    """One fibre in every voxel. That of sub-02 diffuses less, and the images of sub-03 are brighter ones of sub-01."""
     image = write_series(source, key, directions=SHELL, brightness=40.0 if key == "sub-03" else 1.0)
     if key == "sub-02":
         before = load(image)
@@ -217,9 +217,11 @@ def test_what_the_store_lost_is_made_again(home: Home) -> None:
 def test_automation_leaves_to_a_person_what_waits_for_the_group(home: Home) -> None:
     with opened(home) as (instance, settings):
         waiting = waiting_for_group(instance, settings)
-        assert waiting == {"csd_peaks", "tract_masks", "tract_endings", "tract_orientations"} == following_group(settings)
+        assert (
+            waiting == {"csd_peaks", "tract_masks", "tract_endings", "tract_orientations"} == following_group(settings)
+        )
         wanted = requests(status_of(instance, settings, SUBJECTS), settings, 0.0, waiting)
-        assert wanted == dict.fromkeys(SUBJECTS, ["dti", "noddi"])
+        assert wanted == {key: ["dti", "noddi"] for key in SUBJECTS}
     assert home("run", "--select", "group_response").exit_code == 0
     with opened(home) as (instance, settings):
         waiting = waiting_for_group(instance, settings)

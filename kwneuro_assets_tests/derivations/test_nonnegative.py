@@ -5,12 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import minimize, nnls
 
-from kwneuro_assets.derivations.nonnegative import (
-    fit_constrained,
-    in_single_precision,
-    scratch_for,
-    solve_multipliers,
-)
+from kwneuro_assets.derivations.nonnegative import fit_constrained, solve_multipliers
 
 Floats = NDArray[np.float64]
 
@@ -18,7 +13,7 @@ Floats = NDArray[np.float64]
 def multipliers(gram: Floats, right: Floats, rank: int) -> Floats:
     size = right.size
     x, support = np.full(size, np.nan), np.empty(size, np.int64)
-    count = solve_multipliers(gram, in_single_precision(gram), right, x, support, scratch_for(size, rank))
+    count = solve_multipliers(gram, right, x, support, np.empty((rank, rank)), np.empty((4, size)))
     assert sorted(support[:count]) == np.flatnonzero(x).tolist()
     return x
 

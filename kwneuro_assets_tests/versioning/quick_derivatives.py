@@ -38,6 +38,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "brain_mask.method": ("provided", "median-otsu"),
     "dti.max_bvalue": (1500, 900, 1200),
     "noddi.dpar": (1.7e-3, 1.5e-3),
+    "csd.series": ("auto", "denoised", "source"),
     "csd.method": ("auto", "single-tissue"),
     "csd.shell": ("auto", 2000),
     "csd.response": (None, "response.txt"),

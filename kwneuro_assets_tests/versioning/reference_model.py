@@ -26,8 +26,8 @@ INPUTS: dict[str, tuple[str, ...]] = {
     "brain_mask": ("mean_b0",),  # and provided_mask, where brain_mask.method is provided
     "dti": ("denoised_dwi", "brain_mask"),
     "noddi": ("denoised_dwi", "brain_mask"),
-    "fiber_response": ("denoised_dwi", "brain_mask"),
-    "csd_peaks": ("denoised_dwi", "brain_mask", "fiber_response"),
+    "fiber_response": ("brain_mask",),  # and one series or both, as csd.series says
+    "csd_peaks": ("brain_mask", "fiber_response"),  # and these
     "tract_masks": ("csd_peaks",),
     "tract_endings": ("csd_peaks",),
     "tract_orientations": ("csd_peaks", "tract_masks"),
@@ -38,8 +38,8 @@ USED: dict[str, tuple[str, ...]] = {
     "brain_mask": ("brain_mask.method",),
     "dti": ("dti.max_bvalue",),
     "noddi": ("noddi.dpar",),
-    "fiber_response": ("csd.method", "csd.shell", "csd.response", "csd.fa_threshold"),
-    "csd_peaks": ("csd.peaks",),
+    "fiber_response": ("csd.series", "csd.method", "csd.shell", "csd.response", "csd.fa_threshold"),
+    "csd_peaks": ("csd.series", "csd.peaks"),
     "tract_masks": ("tracts.mask_threshold",),
     "tract_endings": ("tracts.ending_threshold",),
     "tract_orientations": ("tracts.dilation",),
@@ -62,8 +62,12 @@ class World:
     broken: set[str] = field(default_factory=set)
 
     def inputs(self, name: str) -> tuple[str, ...]:
-        provided = name == "brain_mask" and self.chosen["brain_mask.method"] == "provided"
-        return (*INPUTS[name], "provided_mask") if provided else INPUTS[name]
+        if name == "brain_mask" and self.chosen["brain_mask.method"] == "provided":
+            return (*INPUTS[name], "provided_mask")
+        if name in ("fiber_response", "csd_peaks"):
+            series = {"auto": ("dwi", "denoised_dwi"), "denoised": ("denoised_dwi",), "source": ("dwi",)}
+            return (*INPUTS[name], *series[str(self.chosen["csd.series"])])
+        return INPUTS[name]
 
     def parameters(self, name: str) -> dict[str, str]:
         def told(key: str) -> str:

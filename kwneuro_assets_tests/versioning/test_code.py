@@ -26,6 +26,7 @@ USERS: dict[str, tuple[object, set[str]]] = {
     "noddi.tissue_weighted": (True, {"noddi"}),
     "csd.method": ("single-tissue", {"fiber_response"}),
     "csd.shell": (3000, {"fiber_response"}),
+    "csd.series": ("denoised", {"fiber_response", "csd_peaks"}),
     "csd.max_order": (6, {"fiber_response", "csd_peaks"}),
     "csd.response": (__file__, {"fiber_response"}),
     "csd.grey_response": (__file__, {"fiber_response"}),
