@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import nibabel
@@ -27,6 +28,7 @@ from rich.table import Table
 from kwneuro_assets.derivations.csd import fit_csd_peaks
 from kwneuro_assets.derivations.directions import electrostatic_directions
 from kwneuro_assets.derivations.response import fit_zonal
+from kwneuro_assets.derivations.shells import MAX_ORDER
 from kwneuro_assets.imaging import Dwi, GradientTable, MapSet, ResponseFunction, Volume
 from kwneuro_assets.imaging.gradients import format_bvals, format_bvecs
 
@@ -39,7 +41,7 @@ SNRS = (10, 20, 30, 50)
 ANGLES = (0, 45, 60, 90)  # degrees between two fibres; 0: one fibre
 COUNTED = 0.2  # of the voxel's largest peak: those below do not count
 NEAR = 20.0  # degrees within which a peak is that of a fibre
-ORDER = 8
+DETERMINED = 8  # the order that so many directions determine, and MRtrix3's default
 
 
 def main(words: list[str]) -> None:
@@ -47,7 +49,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--voxels", type=int, default=2000, help="of each kind [%(default)s]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file, too")
     arguments = parser.parse_args(words)
-    makers: dict[str, Peaks] = {"ours": _ours}
+    makers: dict[str, Peaks] = {f"order {order}": partial(_ours, order=order) for order in (MAX_ORDER, DETERMINED)}
     if shutil.which("dwi2fod"):
         makers["MRtrix3"] = _mrtrix
     else:
@@ -97,13 +99,13 @@ def _response(table: GradientTable) -> ResponseFunction:
     """Of one fibre, without noise."""
     fibre = np.array([[0.0, 0, 1]])
     weighted = ~table.b0_mask
-    coefficients = fit_zonal(_signal(table, fibre[None])[:, weighted], table.bvecs[weighted], fibre, ORDER)
+    coefficients = fit_zonal(_signal(table, fibre[None])[:, weighted], table.bvecs[weighted], fibre, MAX_ORDER)
     return ResponseFunction(coefficients, BVALUE)
 
 
-def _ours(dwi: Dwi, response: ResponseFunction) -> Floats:
+def _ours(dwi: Dwi, response: ResponseFunction, order: int) -> Floats:
     mask = Volume(np.ones(dwi.volume.grid, np.uint8), dwi.affine)
-    maps = fit_csd_peaks(dwi, mask, response, max_order=ORDER, peaks=5, relative_threshold=0.1, minimum_angle=25)
+    maps = fit_csd_peaks(dwi, mask, response, max_order=order, peaks=5, relative_threshold=0.1, minimum_angle=25)
     assert isinstance(maps, MapSet)
     return maps["peaks"].array.reshape(len(dwi.array), -1, 3).astype(np.float64)
 
@@ -116,7 +118,7 @@ def _mrtrix(dwi: Dwi, response: ResponseFunction) -> Floats:
         (folder / "bvec").write_text(format_bvecs(dwi.gradients))
         (folder / "response.txt").write_text(" ".join(map(str, response.coefficients)) + "\n")
         for command in (
-            f"dwi2fod csd dwi.nii response.txt fod.mif -fslgrad bvec bval -lmax {ORDER} -quiet",
+            f"dwi2fod csd dwi.nii response.txt fod.mif -fslgrad bvec bval -lmax {DETERMINED} -quiet",
             "sh2peaks fod.mif peaks.nii -num 5 -quiet",
         ):
             subprocess.run(command.split(), cwd=folder, check=True)
@@ -153,4 +155,4 @@ def _print(rows: list[dict[str, object]], makers: list[str]) -> None:
         kind = f"two at {row['angle']} degrees" if row["angle"] else "one"
         cells = [f"{value:g}" for name in makers for value in row[name].values()]  # type: ignore[attr-defined]
         table.add_row(kind, f"{row['snr']}", *cells)
-    Console(width=160).print(table)
+    Console(width=200).print(table)

@@ -251,9 +251,8 @@ class Derivative:
             or is_lost(context.instance, self.name, partition, before)
         ):
             return None
-        return (
-            before if context.resources.derivatives.holds(self.name, self._key(context), before.data_version) else None
-        )
+        is_there = context.resources.derivatives.holds(self.name, self._key(context), before.data_version)
+        return before if is_there else None
 
     def _sources(self, context: AssetExecutionContext, name: str, event: Recorded) -> list[str]:
         """The files, as BIDS URIs, of what was recorded of an input."""
@@ -301,8 +300,7 @@ def derivative(
     """Declare a derivative: its asset group, the number of its algorithm (raised whenever the numbers it gives
     change), its picture and summary, the libraries whose versions are told beside it, those that are decisive (another
     release was measured to give other numbers, and so makes it stale: docs/versions.md), what its sidecar says in BIDS
-    terms, the
-    concurrency pool that it counts in, and the kind of `Derivative` that it is."""
+    terms, the concurrency pool that it counts in, and the kind of `Derivative` that it is."""
 
     def declare(compute: Callable[..., Value]) -> Derivative:
         return mechanism(

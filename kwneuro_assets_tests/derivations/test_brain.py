@@ -229,12 +229,11 @@ def test_an_image_without_a_brain_is_told_with_what_to_do(nnunet_weights: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("affine", ["oblique", "permuted"])
-def test_hd_bet_1_finds_the_brain_of_the_phantom(affine: str, phantom_tool: Path, tmp_path: Path) -> None:
+def test_hd_bet_1_finds_the_brain_of_a_phantom_whose_axes_are_permuted(phantom_tool: Path, tmp_path: Path) -> None:
     """Against the phantom's true mask: 0.974 was measured where the voxel axes are L-A-S, 0.95 leaves some room."""
     import nibabel as nib
 
-    subprocess.run([sys.executable, str(phantom_tool), str(tmp_path), "--affine", affine], check=True)
+    subprocess.run([sys.executable, str(phantom_tool), str(tmp_path), "--affine", "permuted"], check=True)
     stem = tmp_path / "sub-01" / "dwi" / "sub-01_dwi"
     series: Any = nib.load(f"{stem}.nii.gz")
     first_b0 = int(np.argmin(np.loadtxt(f"{stem}.bval")))

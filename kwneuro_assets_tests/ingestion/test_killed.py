@@ -25,7 +25,7 @@ from kwneuro_assets.subjects import PARTITIONS, SubjectKey
 from kwneuro_assets.versioning.records import DATA_VERSION_TAG, FIRST_LOOK
 from kwneuro_assets_tests.small_dataset import dwi_folder, small_settings, table, write_series
 
-KILLS = int(os.environ.get("KWNEURO_KILLS") or 20)
+KILLS = int(os.environ.get("KWNEURO_KILLS") or 10)
 SUBJECTS = [f"sub-{number:02d}" for number in range(40)]
 AT_FIRST = 10
 CHANGE_SECONDS = 0.1  # in which some b-vectors are replaced, as long as a process looks

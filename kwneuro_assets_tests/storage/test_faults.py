@@ -137,7 +137,7 @@ class Operations:
         assert set(self.store.assets(subject)) == {asset for asset, other in self.held if other == subject}
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [40, pytest.param(100, marks=pytest.mark.slow)])
 def test_every_operation_survives_every_fault_and_none_gives_a_wrong_result(
     proxied: FaultProxy, s3_bucket: S3Bucket, count: int
 ) -> None:
