@@ -78,7 +78,11 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "fresh": Kind(0.0, ("first look", "whole")),  # what the shares of the others leave
     "remade": Kind(0.10, ("first look", "whole", "observe", "whole")),
-    "changed": Kind(0.02, ("first look", "whole", "observe"), {"denoised_dwi": "stale"}),
+    "changed": Kind(
+        0.02,
+        ("first look", "whole", "observe"),
+        {"denoised_dwi": "stale", "fiber_response": "stale", "csd_peaks": "stale"},
+    ),
     "outdated": Kind(0.02, ("first look", "old settings"), {"dti": "stale", "csd_peaks": "stale"}),
     "failed": Kind(0.01, ("first look", "whole", "failing"), {"csd_peaks": "failed"}),
     "never_succeeded": Kind(

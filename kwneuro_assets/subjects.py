@@ -64,9 +64,9 @@ class StoreKey(Protocol):
 
 @dataclass(frozen=True)
 class Group:
-    """All subjects together: what is made of them is no subject's."""
+    """All subjects together: what is made of them is no subject's, and lies beside their folders."""
 
-    folder = "group"
+    folder = ""
     option = ""
 
     def __str__(self) -> str:

@@ -27,8 +27,9 @@ class Project:
         return self.home / "store"
 
     def write_settings(self, tree: dict[str, dict[str, object]]) -> None:
+        """These settings; what a test writes is whole before a command looks, so nothing is waited for by default."""
         self.home.mkdir(parents=True, exist_ok=True)
-        (self.home / "settings.yaml").write_text(yaml.safe_dump(tree))
+        (self.home / "settings.yaml").write_text(yaml.safe_dump({"ingestion": {"settle_seconds": 0}, **tree}))
 
     @property
     def variables(self) -> dict[str, str]:

@@ -15,7 +15,7 @@ from kwneuro_assets.cli import FAILED, MISUSED, UNSETTLED, main
 from kwneuro_assets_tests.small_dataset import write_dataset
 
 CHEAP = "denoised_dwi,mean_b0,brain_mask,dti"
-SETTINGS = "denoising: {method: none}\nbrain_mask: {method: provided}\n"
+SETTINGS = "denoising: {method: none}\nbrain_mask: {method: provided}\ningestion: {settle_seconds: 0}\n"
 
 
 class Home:

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any, NoReturn
 
 from dagster import (
@@ -361,7 +362,7 @@ def _never_made(deferred: Deferred) -> NoReturn:
 def stored_uris(asset: str, key: StoreKey, event: Recorded) -> list[str]:
     """The files of a derivative, as BIDS URIs; its sidecar where it has no others."""
     files = [file for file in event.values.get("files") or [] if not file.endswith("_figure.png")]
-    return [f"bids::{key.folder}/{file}" for file in files] or [f"bids::{NAMES[asset].sidecar(key)}"]
+    return [f"bids::{PurePosixPath(key.folder, file)}" for file in files] or [f"bids::{NAMES[asset].sidecar(key)}"]
 
 
 def _describe(value: Value) -> dict[str, str]:

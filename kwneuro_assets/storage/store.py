@@ -228,7 +228,7 @@ class DerivativeStore:
         return kind(f"{asset} of {subject} is not in the store {self.root}. {_remake(asset, subject)}")
 
     def _folder(self, subject: StoreKey) -> UPath:
-        return self.root / subject.folder
+        return self.root / subject.folder if subject.folder else self.root
 
     def _sidecar_path(self, asset: str, subject: StoreKey) -> UPath:
         return self._folder(subject) / NAMES[asset].sidecar(subject).name

@@ -24,7 +24,7 @@ from kwneuro_assets_tests.test_staleness_commands import Home
 SUBJECT = SubjectKey("01")
 SELECTED = "denoised_dwi,mean_b0,brain_mask,fiber_response,csd_peaks"
 TWO_SHELLS, ONE_SHELL = table((1000.0, 3000.0), directions=24), table((2000.0,), directions=24)
-QUICK = {"ingestion": {"settle_seconds": 0}, "checks": {"gradients": False}}
+QUICK = {"checks": {"gradients": False}}
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str, str]] = {
     "response of one number": (lambda: ResponseFunction(np.ones(1), 1000), "at least two", "[1.0]"),
     "response that is negative": (lambda: ResponseFunction(np.array([-1.0, 2]), 1000), "first positive", "-1.0"),
     "response with NaN": (lambda: ResponseFunction(np.array([1, np.nan]), 1000), "finite", "nan"),
-    "response text empty": (lambda: parse_mrtrix_response("# only a comment\n", 1000), "a line of numbers", "none"),
+    "response text empty": (lambda: parse_mrtrix_response("# only a comment\n", 1000), "lines of numbers", "no line"),
     "response text of words": (lambda: parse_mrtrix_response("1 two 3\n", 1000), "numbers", "two"),
 }
 

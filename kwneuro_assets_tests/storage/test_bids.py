@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kwneuro_assets.assets import DERIVATIVES
+from kwneuro_assets.assets import DERIVATIVES, GROUP_DERIVATIVE
 from kwneuro_assets.imaging import Dwi, GradientTable, MapSet, NotApplicable, ResponseFunction, Volume
 from kwneuro_assets.storage.names import NAMES
 from kwneuro_assets.storage.sidecar import Provenance
 from kwneuro_assets.storage.store import DerivativeStore
-from kwneuro_assets.subjects import SubjectKey
+from kwneuro_assets.subjects import GROUP, SubjectKey
 from kwneuro_assets.versioning.content import Value, data_version
 from kwneuro_assets_tests.bids_validator import Verdict
 from kwneuro_assets_tests.small_dataset import AFFINES, head, signal, table
@@ -35,9 +35,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("bids") / "store"
     derivatives = DerivativeStore(root, "s3://a-bucket/a-study")
     values = small_values()
-    assert set(values) == set(NAMES) == {derivative.name for derivative in DERIVATIVES}
-    for subject in SUBJECTS:
-        for derivative in DERIVATIVES:
+    assert set(values) == {derivative.name for derivative in DERIVATIVES} == set(NAMES) - {GROUP_DERIVATIVE.name}
+    values[GROUP_DERIVATIVE.name] = values["fiber_response"]
+    for subject in (*SUBJECTS, GROUP):
+        for derivative in [GROUP_DERIVATIVE] if subject == GROUP else DERIVATIVES:
             value = values[derivative.name]
             if subject == POOR and derivative.name not in ALWAYS_THERE:
                 value = NotApplicable("one shell")

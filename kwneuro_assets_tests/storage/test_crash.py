@@ -41,7 +41,7 @@ from kwneuro_assets_tests.storage.writers import (
 
 KILLS = os.environ.get("KWNEURO_KILLS")
 WRITER_KILLS = {"local": int(KILLS or 50), "s3": int(KILLS or 10)}
-RUN_KILLS = int(KILLS or 4)
+RUN_KILLS = int(KILLS or 10)
 MADE = ("denoised_dwi", "mean_b0", "brain_mask", "dti", "fiber_response", "csd_peaks")  # what takes a second or less
 
 

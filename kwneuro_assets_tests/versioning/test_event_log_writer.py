@@ -166,7 +166,10 @@ def test_dagster_goes_on_where_the_history_ends(instance: DagsterInstance, cohor
         instance.report_runless_asset_event(
             AssetObservation("dwi", partition=subject, tags={DATA_VERSION_TAG: version})
         )
-        assert statuses(instance, graph, subject)[subject] == {**before, "denoised_dwi": status}
+        assert statuses(instance, graph, subject)[subject] == {
+            **before,
+            **dict.fromkeys(("denoised_dwi", "fiber_response", "csd_peaks"), status),
+        }
 
 
 def test_a_storage_without_a_file_for_each_run_gets_the_same_history_in_one_table(cohort: Cohort) -> None:
