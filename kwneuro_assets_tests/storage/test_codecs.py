@@ -10,13 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kwneuro_assets.imaging import Dwi, GradientTable, MapSet, NotApplicable, ResponseFunction, Volume
+from kwneuro_assets.imaging import Dwi, GradientTable, MapSet, NotApplicable, ResponseFunction, TissueResponses, Volume
 from kwneuro_assets.storage.sidecar import Provenance
 from kwneuro_assets.storage.store import DerivativeStore
-from kwneuro_assets.subjects import SubjectKey
+from kwneuro_assets.subjects import GROUP, SubjectKey
 from kwneuro_assets.versioning.content import Value, data_version
 from kwneuro_assets_tests.small_dataset import affine_of, rotation
+from kwneuro_assets_tests.storage.conftest import Place
 
+SUBJECT = SubjectKey("01")
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 positive = st.floats(1e-3, 1e4)
 angles = st.floats(-180, 180)
@@ -73,6 +75,18 @@ def map_sets(draw: st.DrawFn) -> MapSet:
     return MapSet({name: Volume(draw(arrays((*grid, *draw(shapes(0, 2))))), affine) for name in names})
 
 
+@st.composite
+def tissue_responses(draw: st.DrawFn) -> TissueResponses:
+    steps = draw(st.lists(st.floats(1, 3000), min_size=1, max_size=3))
+    shells = len(steps) + 1
+    random = np.random.default_rng(draw(st.integers(0, 99)))
+    white = random.normal(0, 1e3, (shells, draw(st.integers(2, 7))))
+    white[:, 0] = np.abs(white[:, 0]) + 1e-3
+    grey, water = random.random((2, shells)) + 1e-3
+    counts = [draw(st.integers(0, 10**6)) for _ in range(3)]
+    return TissueResponses(np.cumsum([0.0, *steps]), white, grey, water, *counts)
+
+
 responses = st.builds(
     lambda first, rest, bvalue, voxels: ResponseFunction(np.array([first, *rest]), bvalue, voxels),
     positive,
@@ -85,6 +99,7 @@ ASSET_OF: dict[str, tuple[str, st.SearchStrategy[Value]]] = {
     "Dwi": ("denoised_dwi", series()),
     "MapSet": ("dti", map_sets()),
     "ResponseFunction": ("fiber_response", responses),
+    "TissueResponses": ("fiber_response", tissue_responses()),
     "NotApplicable": ("noddi", st.builds(NotApplicable, st.text(max_size=40))),
 }
 
@@ -137,5 +152,26 @@ def assert_same(loaded: Value, value: Value) -> None:
     elif isinstance(value, ResponseFunction) and isinstance(loaded, ResponseFunction):
         assert loaded.coefficients.tobytes() == value.coefficients.tobytes()
         assert (loaded.bvalue, loaded.voxels) == (value.bvalue, value.voxels)
+    elif isinstance(value, TissueResponses) and isinstance(loaded, TissueResponses):
+        for name, held in vars(value).items():
+            again = getattr(loaded, name)
+            assert again.tobytes() == held.tobytes() if isinstance(held, np.ndarray) else again == held
     else:
         assert loaded == value
+
+
+def test_what_is_of_the_group_lies_at_the_root_and_goes_without_the_rest(place: Place) -> None:
+    store, value = DerivativeStore(place.url), ResponseFunction(np.array([900.0, -300.0]), 3000, 12)
+    version = data_version(value)
+    store.write("fiber_response", SUBJECT, value, Provenance("one", "1-00000000", version))
+    before = place.contents()
+    for figure in (b"\x89PNG of one kind", b"\x89PNG of another"):
+        store.write("group_response", GROUP, value, Provenance("of all", "1-00000000", version), figure)
+    stem = "group_model-csd_desc-mean_response"
+    assert place.names() - set(before) == {f"{stem}.json", f"{stem}_figure.png"}
+    assert data_version(store.read("group_response", GROUP)[0]) == version
+    assert store.keys() == [SUBJECT, GROUP]
+    assert store.assets(SUBJECT) == ["fiber_response"]
+    store.remove("group_response", GROUP)
+    assert place.contents() == before
+    assert store.keys() == [SUBJECT]

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from kwneuro_assets.imaging import Dwi, GradientTable, MapSet, NotApplicable, ResponseFunction, StreamedVolume, Volume
+from kwneuro_assets.imaging import (
+    Dwi,
+    GradientTable,
+    MapSet,
+    NotApplicable,
+    ResponseFunction,
+    StreamedVolume,
+    TissueResponses,
+    Volume,
+)
 from kwneuro_assets.versioning.content import Value, data_version, text_version
 from kwneuro_assets_tests.small_dataset import AFFINES, signal, table
 
@@ -39,6 +49,7 @@ def series(**changes: Any) -> Dwi:
     return Dwi(Volume(signal(table()), OBLIQUE), gradients, parts["interpolated"])
 
 
+TISSUES = TissueResponses(np.array([0.0, 1000]), np.array([[3.0, 0], [2, -1]]), np.array([4.0, 3]), np.array([9.0, 1]))
 DIFFERENT: list[Value] = [
     volume(),
     volume(one_voxel()),
@@ -62,6 +73,10 @@ DIFFERENT: list[Value] = [
     ResponseFunction(np.array([3.0, -1, 0]), 1000),
     ResponseFunction(np.array([3.0, -1]), 1001),
     ResponseFunction(np.array([3.0, -1]), 1000, 300),
+    TISSUES,
+    replace(TISSUES, white_voxels=300),
+    replace(TISSUES, grey=TISSUES.grey + 1),
+    replace(TISSUES, grey=TISSUES.water, water=TISSUES.grey),
     NotApplicable("one shell"),
     NotApplicable("two shells"),
 ]
