@@ -21,6 +21,7 @@ from kwneuro_assets.threads import map_ahead
 COMPRESSION_LEVEL = 1  # isal's levels 2 and 3 take longer and gain under 3 % on float32 images
 BLOCK = 1 << 18  # bytes of the stream that are compressed together; another number gives other bytes
 _THREADS = 16  # at most: each is two blocks ahead, and beside so many the one that joins them would not keep up
+_ATTEMPTS = 8  # at a block of which two compressors give the same bytes; two are enough but for one in a hundred
 _RAW = -15  # deflate with a window of 2^15 bytes, and no header of its own
 _BLOCKS = b"KW" + struct.pack("<HI", 4, BLOCK)  # the field of the header
 # Deflate, with an extra field, without name and time, of no system (RFC 1952).
@@ -130,9 +131,16 @@ def _parts(stream: io.BufferedReader) -> Iterator[memoryview]:
 
 
 def _compressed(block: memoryview) -> _Block:
-    deflate = isal_zlib.compressobj(COMPRESSION_LEVEL, isal_zlib.DEFLATED, _RAW)
-    # The flush ends at a whole byte, where the next block can follow.
-    stored = deflate.compress(block) + deflate.flush(isal_zlib.Z_SYNC_FLUSH)
+    """Now and then isal's result depends on what lay in its memory before (the same length, and right, but other
+    bytes), so the one that counts is what two compressors give whose memory differs, as both are alive."""
+    compressors, found = [], []
+    for _ in range(_ATTEMPTS):
+        compressors.append(isal_zlib.compressobj(COMPRESSION_LEVEL, isal_zlib.DEFLATED, _RAW))
+        # The flush ends at a whole byte, where the next block can follow.
+        stored = compressors[-1].compress(block) + compressors[-1].flush(isal_zlib.Z_SYNC_FLUSH)
+        if stored in found:
+            break
+        found.append(stored)
     return _Block(stored, b"", isal_zlib.crc32(block), len(block))
 
 
