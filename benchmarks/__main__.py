@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import comparison, tables
+from benchmarks.choice import names_of
 from benchmarks.dataset import Dataset
 from benchmarks.machine import machine
 from benchmarks.peers import PEERS, Setting, interpreter_with_kwneuro
@@ -82,7 +83,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--voxels", type=_count, help="fit models only in so many voxels about the mask's middle")
     parser.add_argument("--threads", type=_count, default=thread_count(), help="of each process [%(default)s]")
     parser.add_argument("--kwneuro", metavar="PYTHON", help="an interpreter that has kwneuro")
-    parser.add_argument("--steps", type=_steps, default=list(PEERS), help=f"comma-separated [{','.join(PEERS)}]")
+    parser.add_argument(
+        "--steps", type=names_of(PEERS, "step"), default=list(PEERS), help=f"comma-separated [{','.join(PEERS)}]"
+    )
     parser.add_argument("--growth", action="store_true", help="tell how our times grow, in place of the peers'")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file, too")
     return parser.parse_args()
@@ -92,14 +95,6 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
     return int(text)
-
-
-def _steps(text: str) -> list[str]:
-    names = text.split(",")
-    unknown = [name for name in names if name not in PEERS]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"no such step: {', '.join(unknown)}; there are {', '.join(PEERS)}")
-    return names
 
 
 def _compare(setting: Setting, steps: list[str], told: dict[str, Any]) -> None:

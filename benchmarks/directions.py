@@ -40,24 +40,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import tables
+from benchmarks.choice import names_of
+from benchmarks.dataset import Dataset
 from benchmarks.machine import machine
-from benchmarks.steps import SETTINGS, csd, denoised, multi_tissue, response, tissue_responses
+from benchmarks.mrtrix_peer import CSD_ORDER, MULTI_TISSUE_ORDERS, TISSUES
+from benchmarks.steps import SETTINGS, csd, denoised, load_dwi, load_mask, multi_tissue, response, tissue_responses
 from kwneuro_assets.derivations.shells import choose_shell
 from kwneuro_assets.imaging import Dwi, InvalidData, MapSet, NotApplicable, Volume
 from kwneuro_assets.imaging.gradients import format_bvals, format_bvecs
 from kwneuro_assets.imaging.tissue_responses import format_tissue_responses
 from kwneuro_assets.imaging.volume import require_same_grid
-from kwneuro_assets.ingestion.dataset import SourceDataset
-from kwneuro_assets.ingestion.read import read_dwi, read_mask
-from kwneuro_assets.settings import SourceSettings
 from kwneuro_assets.storage.nifti import read_nifti
-from kwneuro_assets.subjects import SubjectKey
 from kwneuro_assets.threads import thread_count
 
 Floats = NDArray[np.floating[Any]]
 Inside = NDArray[np.bool_]
 
-MRTRIX_ORDER, MRTRIX_ORDERS = 8, "8,0,0"
 PEAKS = SETTINGS.csd.peaks
 WHITE_NDI = 0.51  # above it a voxel is scored: an FA of 0.35 in the person whom the phantom is made of
 REAL = 0.4  # of the voxel's strongest fibre: smaller ones are no fibres to be found
@@ -107,8 +105,10 @@ def main(words: list[str]) -> None:
     )
     parser.add_argument("--source", type=Path, required=True, help="a BIDS dataset with a brain mask and its truth")
     parser.add_argument("--subject", default="sub-01")
-    parser.add_argument("--methods", type=_choice(METHODS), default=list(METHODS), help=f"[{','.join(METHODS)}]")
-    parser.add_argument("--series", type=_choice(SERIES), default=list(SERIES), help=f"[{','.join(SERIES)}]")
+    parser.add_argument(
+        "--methods", type=names_of(METHODS, "method"), default=list(METHODS), help=f"[{','.join(METHODS)}]"
+    )
+    parser.add_argument("--series", type=names_of(SERIES, "series"), default=list(SERIES), help=f"[{','.join(SERIES)}]")
     parser.add_argument("--white", action="store_true", help="fit in the scored voxels alone")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="write all peaks there as NIfTI images")
     parser.add_argument(
@@ -119,7 +119,8 @@ def main(words: list[str]) -> None:
     if methods != arguments.methods:
         sys.stderr.write("MRtrix3 is not installed: ours alone\n")
 
-    dwi, mask = _read(arguments.source, arguments.subject)
+    dataset = Dataset(arguments.source, arguments.subject)
+    dwi, mask = load_dwi(dataset), load_mask(dataset)
     truth = Truth.read(arguments.source / "truth" / arguments.subject, mask)
     fitted = Volume(truth.white.astype(np.uint8), mask.affine) if arguments.white else mask
     told: dict[str, Any] = {"machine": machine(thread_count(), ""), "source": str(arguments.source), "rows": []}
@@ -141,22 +142,6 @@ def main(words: list[str]) -> None:
                 if arguments.json:
                     arguments.json.write_text(json.dumps(told, indent=2) + "\n")
     _print(told)
-
-
-def _choice(known: Mapping[str, object]) -> Callable[[str], list[str]]:
-    def chosen(text: str) -> list[str]:
-        names = text.split(",")
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            raise argparse.ArgumentTypeError(f"no such name: {', '.join(unknown)}; there are {', '.join(known)}")
-        return names
-
-    return chosen
-
-
-def _read(source: Path, subject: str) -> tuple[Dwi, Volume]:
-    dataset, key = SourceDataset(SourceSettings(url=str(source))), SubjectKey.parse(subject)
-    return read_dwi(dataset, dataset.series(key))[0], read_mask(dataset, dataset.mask(key))[0]
 
 
 def _found(method: Method, dwi: Dwi, mask: Volume, fitted: Volume) -> Found | str:
@@ -260,7 +245,7 @@ def _of_maps(fit: Callable[[], MapSet | NotApplicable]) -> Found | NotApplicable
 
 
 def _csd(dwi: Dwi, mask: Volume, fitted: Volume) -> Found | NotApplicable:
-    found, shell = response(dwi, mask), choose_shell(dwi.gradients, "auto", MRTRIX_ORDER)
+    found, shell = response(dwi, mask), choose_shell(dwi.gradients, "auto", CSD_ORDER)
     if isinstance(found, NotApplicable):
         return found
     assert not isinstance(shell, NotApplicable)
@@ -283,17 +268,17 @@ def _msmt(dwi: Dwi, mask: Volume, fitted: Volume) -> Found | NotApplicable:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write_inputs(dwi, fitted, range(len(dwi.gradients)), folder)
-        for tissue, text in zip(("wm", "gm", "csf"), format_tissue_responses(responses), strict=True):
+        for tissue, text in zip(TISSUES, format_tissue_responses(responses), strict=True):
             (folder / f"{tissue}.txt").write_text(text)
         seconds = _run(
             folder,
             "dwi2fod msmt_csd -mask mask.mif dwi.mif wm.txt wm.mif gm.txt gm.mif csf.txt csf.mif "
-            f"-lmax {MRTRIX_ORDERS}",
+            f"-lmax {MULTI_TISSUE_ORDERS}",
             f"sh2peaks -mask mask.mif -num {PEAKS} wm.mif peaks.nii",
         )
-        _run(folder, *(f"mrconvert -coord 3 0 {tissue}.mif {tissue}.nii" for tissue in ("wm", "gm", "csf")))
+        _run(folder, *(f"mrconvert -coord 3 0 {tissue}.mif {tissue}.nii" for tissue in TISSUES))
         # Coefficients of l = 0, of the same unit in all three: their shares are those of the amounts.
-        amounts = [np.maximum(_as_stored(folder / f"{tissue}.nii", fitted), 0) for tissue in ("wm", "gm", "csf")]
+        amounts = [np.maximum(_as_stored(folder / f"{tissue}.nii", fitted), 0) for tissue in TISSUES]
         total = np.where(sum(amounts) > 0, sum(amounts), 1)
         shares = {
             name: amount.reshape(fitted.grid) / total.reshape(fitted.grid)

@@ -11,15 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.dataset import Dataset
-from benchmarks.mrtrix_peer import TISSUES
+from benchmarks.mrtrix_peer import CSD_ORDER, TISSUES
 from benchmarks.process import tell, tell_problem
 from benchmarks.steps import SETTINGS, load_dwi, load_mask, response, tissue_responses
 from kwneuro_assets.derivations.shells import choose_shell
 from kwneuro_assets.derivations.tensor import tensor_volumes
 from kwneuro_assets.imaging import NotApplicable
 from kwneuro_assets.imaging.tissue_responses import format_tissue_responses
-
-DEFAULT_ORDER = 8  # of `dwi2fod csd`, where the directions determine it
 
 
 def main(step: str, folder: str, subject: str, out: str) -> None:
@@ -40,7 +38,7 @@ def main(step: str, folder: str, subject: str, out: str) -> None:
             (place / f"{tissue}.txt").write_text(text)
         _convert(dataset, place, range(len(dwi.gradients)))
     else:
-        shell = choose_shell(dwi.gradients, SETTINGS.csd.shell, DEFAULT_ORDER)
+        shell = choose_shell(dwi.gradients, SETTINGS.csd.shell, CSD_ORDER)
         found = response(dwi, load_mask(dataset))
         for refusal in (shell, found):
             if isinstance(refusal, NotApplicable):

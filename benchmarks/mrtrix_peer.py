@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks.process import tell, wait_for
 
 TISSUES = ("wm", "gm", "csf")
+CSD_ORDER = 8  # of `dwi2fod csd` by default, where the directions determine it
 MULTI_TISSUE_ORDERS = "8,0,0"  # MRtrix3's default for white matter where the response reaches it; ours is 10
 
 

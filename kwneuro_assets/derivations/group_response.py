@@ -51,7 +51,7 @@ def scaled_to(group: Response, own: Response) -> Response:
 
     Raises InvalidData where that is of another kind or of other shells.
     """
-    if not _alike(group, own):
+    if not alike(group, own):
         raise InvalidData(
             "fibre response of the group",
             expected=f"one like the subject's own, {_described(own)}",
@@ -68,14 +68,15 @@ def _gain(wanted: Floats, found: Floats) -> float:
 def _largest_group(responses: Mapping[str, Response]) -> dict[str, Response]:
     groups: list[dict[str, Response]] = []
     for subject, response in responses.items():
-        group = next((one for one in groups if _alike(response, next(iter(one.values())))), None)
+        group = next((one for one in groups if alike(response, next(iter(one.values())))), None)
         if group is None:
             groups.append(group := {})
         group[subject] = response
     return max(groups, key=len)
 
 
-def _alike(one: Response, other: Response) -> bool:
+def alike(one: Response, other: Response) -> bool:
+    """Whether both are of one kind and of the same shells, within 100 s/mm^2."""
     return (
         type(one) is type(other)
         and len(one.bvalues) == len(other.bvalues)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kwneuro_assets.derivations.group_response import Response, scaled_to
-from kwneuro_assets.imaging import InvalidData, NotApplicable, ResponseFunction, TissueResponses
+from kwneuro_assets.derivations.group_response import Response, alike, scaled_to
+from kwneuro_assets.imaging import NotApplicable, ResponseFunction, TissueResponses
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,6 @@ def members_of(mean: Response, inputs: Mapping[str, object]) -> Members:
     given = inputs.get("fiber_response")
     subjects = sorted(given.items(), key=lambda item: str(item[0])) if isinstance(given, Mapping) else []
     own = [one for _, one in subjects if isinstance(one, ResponseFunction | TissueResponses)]
-    responses = tuple(scaled for one in own if (scaled := _scaled(one, mean)) is not None)
+    responses = tuple(scaled_to(one, mean) for one in own if alike(one, mean))
     absent = sum(isinstance(one, NotApplicable) for _, one in subjects)
     return Members(responses, len(own) - len(responses), absent)
-
-
-def _scaled(own: Response, mean: Response) -> Response | None:
-    try:
-        return scaled_to(own, mean)
-    except InvalidData:
-        return None
