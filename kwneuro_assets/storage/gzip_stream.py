@@ -21,7 +21,8 @@ from kwneuro_assets.threads import map_ahead
 COMPRESSION_LEVEL = 1  # isal's levels 2 and 3 take longer and gain under 3 % on float32 images
 BLOCK = 1 << 18  # bytes of the stream that are compressed together; another number gives other bytes
 _THREADS = 16  # at most: each is two blocks ahead, and beside so many the one that joins them would not keep up
-_ATTEMPTS = 8  # at a block of which two compressors give the same bytes; two are enough but for one in a hundred
+_HEAD = 8  # bytes of a block that are flushed before the others, see _compressed
+_HEAD_STORED = 32  # bytes; more than these become, and less than any whole block becomes
 _RAW = -15  # deflate with a window of 2^15 bytes, and no header of its own
 _BLOCKS = b"KW" + struct.pack("<HI", 4, BLOCK)  # the field of the header
 # Deflate, with an extra field, without name and time, of no system (RFC 1952).
@@ -94,12 +95,17 @@ def _contents(stream: io.BufferedReader, threads: int) -> Iterator[bytes]:
     crc = size = 0
     rest = b""
     for part in map_ahead(_decompressed, _parts(stream), min(threads, _THREADS)):
-        # A mark within a block cut it: with the next part it is whole.
-        block = _decompressed(rest + bytes(part.stored)) if rest else part
-        rest = b"" if block.content else bytes(block.stored)
+        found = [part] if part.content and not rest else []
+        if not found:  # a mark within a block cut it, or its end was taken for that of a head: any mark may be its end
+            for piece in _cut(memoryview(part.stored), least=0):
+                rest += piece
+                block = _decompressed(rest)
+                if block.content:
+                    found.append(block)
+                    rest = b""
         if len(rest) > 2 * _MOST:
             raise zlib.error("a block that cannot be decompressed")
-        if block.content:
+        for block in found:
             crc = isal_zlib.crc32_combine(crc, block.crc, block.size)
             size += block.size
             yield block.content
@@ -116,31 +122,34 @@ def _contents(stream: io.BufferedReader, threads: int) -> Iterator[bytes]:
 
 
 def _parts(stream: io.BufferedReader) -> Iterator[memoryview]:
-    """What is stored, cut behind each mark."""
+    """What is stored, cut behind each mark but those of the blocks' heads."""
     rest = b""
     while read := stream.read(_READ):
-        whole = rest + read
-        start = 0
-        for mark in _MARK.finditer(whole):
-            yield memoryview(whole)[start : mark.end()]
-            start = mark.end()
-        rest = whole[start:]
+        *whole, last = _cut(memoryview(rest + read), _HEAD_STORED)
+        yield from whole
+        rest = bytes(last)
         if len(rest) > 2 * _READ:
             raise zlib.error("a block that does not end")
     yield memoryview(rest)
 
 
+def _cut(stored: memoryview, least: int) -> Iterator[memoryview]:
+    """Cut behind each mark that has at least so many bytes before it; the last piece, maybe empty, has no mark."""
+    start = 0
+    while mark := _MARK.search(stored, start + least):
+        yield stored[start : mark.end()]
+        start = mark.end()
+    yield stored[start:]
+
+
 def _compressed(block: memoryview) -> _Block:
-    """Now and then isal's result depends on what lay in its memory before (the same length, and right, but other
-    bytes), so the one that counts is what two compressors give whose memory differs, as both are alive."""
-    compressors, found = [], []
-    for _ in range(_ATTEMPTS):
-        compressors.append(isal_zlib.compressobj(COMPRESSION_LEVEL, isal_zlib.DEFLATED, _RAW))
-        # The flush ends at a whole byte, where the next block can follow.
-        stored = compressors[-1].compress(block) + compressors[-1].flush(isal_zlib.Z_SYNC_FLUSH)
-        if stored in found:
-            break
-        found.append(stored)
+    """With the first bytes flushed, as ISA-L (2.31) takes the first position that it hashes of a longer input from a
+    register that still holds its stream's address: the bytes that came out were others now and then. Up to 16 bytes go
+    another way, which has no such fault, and behind them everything is hashed as it should be."""
+    compressor = isal_zlib.compressobj(COMPRESSION_LEVEL, isal_zlib.DEFLATED, _RAW)
+    pieces = (block[:_HEAD], block[_HEAD:])
+    # A flush ends at a whole byte, where the next block can follow.
+    stored = b"".join(compressor.compress(piece) + compressor.flush(isal_zlib.Z_SYNC_FLUSH) for piece in pieces)
     return _Block(stored, b"", isal_zlib.crc32(block), len(block))
 
 
