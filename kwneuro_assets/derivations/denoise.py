@@ -103,9 +103,10 @@ def patch2self(dwi: Dwi, *, progress: Progress = silent) -> Dwi:
     if np.count_nonzero(varying) < 2:
         return dwi
     weighted, mean = weighted[varying], mean[varying, None]
+    others = np.setdiff1d(np.arange(len(dwi.gradients)), weighted)
     weights = leave_one_out_weights(gram[np.ix_(varying, varying)]).T
 
-    def predict(slab: NDArray[np.float32], z: int) -> None:
+    def predict(slab: NDArray[np.float32], array: NDArray[np.float32], z: int) -> None:
         signals = _signals(slab, z, weighted)
         dark = ~signals.any(axis=0)
         signals -= mean
@@ -113,12 +114,14 @@ def patch2self(dwi: Dwi, *, progress: Progress = silent) -> Dwi:
         predicted += mean
         np.maximum(predicted, 0, out=predicted)
         predicted[:, dark] = 0
-        slab[:, :, z].T[weighted] = predicted.reshape(-1, *inside.shape[1::-1])
+        array[:, :, z].T[weighted] = predicted.reshape(-1, *inside.shape[1::-1])
+        if array is not slab:
+            array[:, :, z].T[others] = slab[:, :, z].T[others]
 
     def denoised() -> Iterator[NDArray[np.float32]]:
         for part, slab in _slabs(dwi):
-            array = slab if slab.flags.writeable else slab.copy(order="F")
-            slices = parallel_map(partial(predict, array), range(len(part)), at_most=_at_once(dwi))
+            array = slab if slab.flags.writeable else np.empty_like(slab, order="F")
+            slices = parallel_map(partial(predict, slab, array), range(len(part)), at_most=_at_once(dwi))
             for done, _ in enumerate(slices, start=part.start + 1):
                 progress(MOMENTS_SHARE + (1 - MOMENTS_SHARE) * done / inside.shape[2])
             yield array

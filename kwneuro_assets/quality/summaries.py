@@ -19,6 +19,7 @@ from kwneuro_assets.quality.group import members_of
 from kwneuro_assets.quality.rows import inside_brain
 from kwneuro_assets.quality.tissues import TISSUES, fitted, tissue_shares
 from kwneuro_assets.quality.view import foreground
+from kwneuro_assets.threads import parallel_map
 
 Summary = dict[str, float | int | str]
 
@@ -33,12 +34,15 @@ def denoised_summary(value: Dwi, inputs: Mapping[str, object]) -> Summary:
     if not isinstance(noisy, Dwi) or noisy.volume.shape != value.volume.shape:
         return {"volumes": volumes}
     inside = foreground(noisy.image(int(np.flatnonzero(noisy.b0_mask)[0])))
-    squares = signal = 0.0
-    for noisy_image, image in zip(noisy.images(), value.images(), strict=True):
-        before, after = noisy_image[inside], image[inside]
-        squares += float(np.sum(np.square(before - after), dtype=np.float64))
-        signal += float(np.sum(before, dtype=np.float64))
-    count = np.count_nonzero(inside) * volumes
+    positions = np.flatnonzero(inside.ravel(order="F"))
+
+    def sums(pair: tuple[NDArray[np.float32], NDArray[np.float32]]) -> tuple[np.float64, np.float64]:
+        before, after = (image.ravel(order="F")[positions] for image in pair)
+        return np.square(before - after).sum(dtype=np.float64), before.sum(dtype=np.float64)
+
+    pairs = zip(noisy.images(), value.images(), strict=True)
+    squares, signal = np.sum(list(parallel_map(sums, pairs)), axis=0)
+    count = positions.size * volumes
     share = (squares / count) ** 0.5 / (signal / count) if signal > 0 else 0.0
     return {"residual_rms_share_of_mean_signal": _rounded(share), "volumes": volumes}
 
