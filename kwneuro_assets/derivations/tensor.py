@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ RANK_TOLERANCE = 1e-3  # of the largest singular value: directions equal up to a
 LEAST_SIGNAL = 1e-6  # of the voxel's highest: zero and below become this before the logarithm, as in MRtrix3
 LEAST_WEIGHT = 1e-10  # of the voxel's largest: no real contrast comes near it; keeps the fit solvable
 LEAST_EIGENVALUE = 1e-6  # divided by the largest b-value: DIPY's minimum diffusivity
+NO_DIFFUSION = 1e-7  # mm^2/s: above every eigenvalue that was raised, and a hundredth of the slowest in tissue
 BLOCK = 10_000  # voxels at a time: some 100 MB with 200 volumes
 
 log = logging.getLogger(__name__)
@@ -35,8 +37,8 @@ def fit_tensor(dwi: Dwi, mask: Volume, max_bvalue: float, *, progress: Progress 
     Dyy, Dxz, Dyz, Dzz; `evals` (x, y, z, 3), descending; `evecs` (x, y, z, 9), the first eigenvector's components
     first, each with its largest component positive. Directions are in the world frame, scanner RAS+.
 
-    Eigenvalues below 1e-6 / b are raised to that, and `tensor` is that of the raised ones; how many voxels it took
-    is logged. A voxel without any positive signal is zero in every map.
+    Eigenvalues below 1e-6 / b are raised to that, and `tensor` is that of the raised ones; in how many voxels is
+    logged, and `not_positive` tells which. A voxel without any positive signal is zero in every map.
 
     Raises InvalidData for a mask on another grid, or one that is empty or not binary.
     """
@@ -61,11 +63,17 @@ def fit_tensor(dwi: Dwi, mask: Volume, max_bvalue: float, *, progress: Progress 
     in_blocks(fit, count, BLOCK, progress)
     evals /= 1000
     fitted = np.asarray(evecs.any(axis=(1, 2)))
-    raised = np.count_nonzero((evals[fitted] <= 0).any(axis=1))
     evals[fitted] = np.maximum(evals[fitted], LEAST_EIGENVALUE / (1000 * bvals.max()))
+    raised = np.count_nonzero(not_positive(evals))
     if raised:
         log.warning("%d of %d voxels have a tensor with an eigenvalue that is not positive", raised, count)
     return MapSet({name: scatter(values.astype(np.float32), mask) for name, values in _maps(evals, evecs).items()})
+
+
+def not_positive(evals: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+    """(...) True where the fitted tensor was not positive definite, from its eigenvalues (..., 3) in mm^2/s, descending
+    and raised as `fit_tensor` does; False where there is none."""
+    return (evals[..., 0] > 0) & (evals[..., 2] < NO_DIFFUSION)
 
 
 def tensor_volumes(gradients: GradientTable, max_bvalue: float) -> NDArray[np.intp] | NotApplicable:

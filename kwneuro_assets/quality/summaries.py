@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kwneuro_assets.derivations.group_response import Response
 from kwneuro_assets.derivations.response import along_and_across
+from kwneuro_assets.derivations.tensor import not_positive
 from kwneuro_assets.imaging import Dwi, MapSet, TissueResponses, Volume
 from kwneuro_assets.quality.group import members_of
 from kwneuro_assets.quality.rows import inside_brain
@@ -59,11 +60,12 @@ def brain_mask_summary(value: Volume, inputs: Mapping[str, object]) -> Summary:
 
 
 def tensor_summary(value: MapSet, inputs: Mapping[str, object]) -> Summary:
-    """Mean FA and MD in the brain mask."""
+    """Mean FA and MD in the brain mask, and the voxels in which the fitted tensor was not positive definite."""
     inside = inside_brain(inputs, value["fa"], value["md"].array)
     return {
         "mean_fa": _mean(value["fa"].array, inside),
         "mean_md_mm2_per_s": _mean(value["md"].array, inside),
+        "voxels_not_positive_definite": int(np.count_nonzero(not_positive(value["evals"].array))),
     }
 
 

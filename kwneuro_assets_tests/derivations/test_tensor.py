@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kwneuro_assets.derivations.tensor import BLOCK, fit_tensor, tensor_volumes
+from kwneuro_assets.derivations.tensor import BLOCK, fit_tensor, not_positive, tensor_volumes
 from kwneuro_assets.imaging import Dwi, GradientTable, InvalidData, MapSet, NotApplicable, Volume
 from kwneuro_assets.imaging.gradients import parse_bvals, parse_bvecs
 
@@ -157,8 +157,12 @@ def test_zero_and_negative_signals_give_finite_maps_and_are_reported(caplog: pyt
     voxels[6] = np.where(gradients.b0_mask, 1e-30, 1e30)
     with caplog.at_level(logging.WARNING):
         maps = fitted(*dataset(gradients, voxels))
-    assert "of 7 voxels have a tensor with an eigenvalue that is not positive" in caplog.text
     fa, evals = maps["fa"].array.ravel(), maps["evals"].array.reshape(-1, 3)
+    told = not_positive(evals)
+    assert told[5]
+    assert not told[[0, 3, 4]].any()
+    expected = f"{np.count_nonzero(told)} of 7 voxels have a tensor with an eigenvalue that is not positive"
+    assert expected in caplog.text
     assert ((fa >= 0) & (fa <= 1)).all()
     for name in maps:
         assert not maps[name].array.reshape(7, -1)[3:5].any()

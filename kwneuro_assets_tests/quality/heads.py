@@ -90,7 +90,14 @@ def every_value(grid: tuple[int, int, int], orientation: str, seed: int = 0) -> 
         "denoised_dwi": noisy.with_array(0.9 * noisy.array),
         "mean_b0": noisy.mean_b0(),
         "brain_mask": Volume(mask, affine),
-        "dti": MapSet({"fa": volume(), "md": volume(), "evecs": Volume(vectors(3), affine)}),
+        "dti": MapSet(
+            {
+                "fa": volume(),
+                "md": volume(),
+                "evals": Volume(amplitudes[..., :3], affine),
+                "evecs": Volume(vectors(3), affine),
+            }
+        ),
         "noddi": MapSet({name: volume() for name in ("ndi", "odi", "fwf")}),
         "fiber_response": ResponseFunction(np.array([200.0, -130, 40, -9]), 3000, 300),
         "csd_peaks": MapSet({"peaks": Volume(vectors(5), affine), "peakvalues": Volume(amplitudes, affine)}),

@@ -68,9 +68,19 @@ def test_means_are_taken_inside_the_brain_mask(values):
         "mean_md_mm2_per_s": values["dti"]["md"],
         **{f"mean_{name}": values["noddi"][name] for name in ("ndi", "odi", "fwf")},
     }
+    assert found.pop("voxels_not_positive_definite") == 0
     assert found == {
         name: pytest.approx(volume.array[inside].mean(dtype=float), rel=ROUNDING) for name, volume in expected.items()
     }
+
+
+def test_tensors_that_were_not_positive_definite_are_counted(values):
+    maps = values["dti"]
+    evals = maps["evals"].array.copy()
+    evals[2:4, 5, 5] = 1.7e-3, 4e-4, 1e-9
+    evals[6, 5, 5] = 0  # no signal, no tensor
+    changed = MapSet({**{name: maps[name] for name in maps}, "evals": Volume(evals, maps["evals"].affine)})
+    assert summaries.tensor_summary(changed, values)["voxels_not_positive_definite"] == 2
 
 
 def test_a_response_is_as_sharp_as_its_spherical_harmonics_say():
@@ -180,7 +190,7 @@ def test_a_bundle_has_directions_where_any_component_is_there():
 def test_nothing_inside_gives_zeros_and_no_warning(recwarn):
     empty = every_value((3, 3, 3), "ras")
     nothing = Volume(np.zeros((3, 3, 3), np.float32), np.eye(4))
-    maps = MapSet(dict.fromkeys(("fa", "md", "ndi", "odi", "fwf"), nothing))
+    maps = MapSet(dict.fromkeys(("fa", "md", "evals", "ndi", "odi", "fwf"), nothing))
     assert set(summaries.tensor_summary(maps, {}).values()) == {0.0}
     assert set(summaries.noddi_summary(maps, {"brain_mask": NotApplicable("no brain")}).values()) == {0.0}
     peaks = MapSet({"peakvalues": Volume(np.zeros((3, 3, 3, 5), np.float32), np.eye(4))})
