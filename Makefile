@@ -6,10 +6,13 @@ TORCH ?= 2.13.0
 # The project folder that `make ui` opens: settings, source, store and Dagster instance.
 FOLDER ?= data/demo
 PORT ?= 3000
+# Test processes beside each other; 0 for none, as a debugger wants it.
+WORKERS ?= 2
 ARGS ?=
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: install demo test test-all check ui bench clean
 
@@ -25,10 +28,10 @@ demo: install
 	$(BIN)/kwneuro-assets demo $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-all: install
-	$(BIN)/python -m pytest -m "" $(ARGS)
+	$(PYTEST) -m "" $(ARGS)
 
 check: install
 	$(BIN)/ruff check .
