@@ -9,6 +9,7 @@ the atoms of one direction are a small matrix product, in float64.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,7 +131,8 @@ def _zonal(signals: NDArray[np.float64], samples: NDArray[np.float64]) -> NDArra
 
 @contextmanager
 def _amico() -> Iterator[Any]:
-    """AMICO to ourselves: silent, and its `sys.exit` an error."""
+    """AMICO to ourselves: silent, its `sys.exit` an error, and its loggers, whose errors end the process, its own."""
+    loggers = logging.getLoggerClass()
     try:
         import amico
         import amico.lut
@@ -138,6 +140,8 @@ def _amico() -> Iterator[Any]:
         import amico.synthesis
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("NODDI needs dmri-amico: install kwneuro-assets[noddi]") from error
+    finally:
+        logging.setLoggerClass(loggers)  # the import makes all loggers that come after of its class
     with _amico_in_use:
         verbosity = amico.get_verbose()
         amico.set_verbose(0)

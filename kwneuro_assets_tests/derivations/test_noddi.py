@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel
@@ -207,6 +209,22 @@ def test_few_volumes_all_repeated_and_a_constant_signal_give_finite_maps() -> No
         assert found["ndi"].array[0].item() == pytest.approx(0.6, abs=0.15)
         for name in found:
             assert np.isfinite(found[name].array).all()
+
+
+_ERROR_AFTER_AMICO = """
+import logging
+from kwneuro_assets_tests.derivations.test_noddi import DISO, DPAR, SHELLS, noddi_dictionary
+noddi_dictionary(SHELLS, DPAR, DISO, 1)
+logging.getLogger("made after AMICO was loaded").error("an error ends no process")
+print("goes on")
+"""
+
+
+def test_loggers_that_are_made_later_are_not_those_of_amico_whose_errors_end_the_process() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _ERROR_AFTER_AMICO], cwd=Path(__file__).parents[2], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "goes on\n")
 
 
 def test_every_direction_of_the_dictionary_is_that_of_amico(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
