@@ -34,7 +34,7 @@ AFFINE = AFFINES["oblique"]
 
 
 @pytest.fixture(autouse=True)
-def _small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def _small_quick_and_silent(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(remote_staging, "PART", PART)
     monkeypatch.setattr(files, "FIRST_BLOCK", PART // 4)
     monkeypatch.setattr(files, "BLOCK", 2 * PART)
@@ -42,7 +42,7 @@ def _small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         location, "_S3_CLIENT", {**location._S3_CLIENT, "connect_timeout": SILENCE, "read_timeout": SILENCE}
     )
-    logging.getLogger("kwneuro_assets").setLevel(logging.ERROR)  # each fault is a warning
+    caplog.set_level(logging.ERROR, "kwneuro_assets")  # each fault is a warning
 
 
 @pytest.fixture(scope="module")
