@@ -28,7 +28,7 @@ HARMONIC_ORDER = 12  # AMICO's, for the rotation of its dictionary
 DENSITIES = np.linspace(0.1, 0.99, 12)  # neurites' share of the tissue: AMICO's, as are the orientation dispersions
 DISPERSIONS = np.concatenate([[0.03, 0.06], np.linspace(0.09, 0.99, 10)])
 
-_amico_in_use = threading.Lock()  # AMICO keeps its verbosity in a module global
+_amico_in_use = threading.Lock()  # its verbosity, and the class of loggers that its import sets, are global
 
 
 @dataclass(frozen=True)
@@ -132,17 +132,17 @@ def _zonal(signals: NDArray[np.float64], samples: NDArray[np.float64]) -> NDArra
 @contextmanager
 def _amico() -> Iterator[Any]:
     """AMICO to ourselves: silent, its `sys.exit` an error, and its loggers, whose errors end the process, its own."""
-    loggers = logging.getLoggerClass()
-    try:
-        import amico
-        import amico.lut
-        import amico.scheme
-        import amico.synthesis
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("NODDI needs dmri-amico: install kwneuro-assets[noddi]") from error
-    finally:
-        logging.setLoggerClass(loggers)  # the import makes all loggers that come after of its class
     with _amico_in_use:
+        loggers = logging.getLoggerClass()
+        try:
+            import amico
+            import amico.lut
+            import amico.scheme
+            import amico.synthesis
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("NODDI needs dmri-amico: install kwneuro-assets[noddi]") from error
+        finally:
+            logging.setLoggerClass(loggers)  # the import makes all loggers that come after of its class
         verbosity = amico.get_verbose()
         amico.set_verbose(0)
         try:

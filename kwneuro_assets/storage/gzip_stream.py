@@ -95,14 +95,10 @@ def _contents(stream: io.BufferedReader, threads: int) -> Iterator[bytes]:
     crc = size = 0
     rest = b""
     for part in map_ahead(_decompressed, _parts(stream), min(threads, _THREADS)):
-        found = [part] if part.content and not rest else []
-        if not found:  # a mark within a block cut it, or its end was taken for that of a head: any mark may be its end
-            for piece in _cut(memoryview(part.stored), least=0):
-                rest += piece
-                block = _decompressed(rest)
-                if block.content:
-                    found.append(block)
-                    rest = b""
+        if part.content and not rest:
+            found = [part]
+        else:  # a mark within a block cut it, or its end was taken for that of a head
+            found, rest = _found(rest, memoryview(part.stored))
         if len(rest) > 2 * _MOST:
             raise zlib.error("a block that cannot be decompressed")
         for block in found:
@@ -119,6 +115,19 @@ def _contents(stream: io.BufferedReader, threads: int) -> Iterator[bytes]:
         raise zlib.error("its checksum or its length is wrong")
     if content:
         yield content
+
+
+def _found(rest: bytes, stored: memoryview) -> tuple[list[_Block], bytes]:
+    """The blocks in what was left and what comes next, where any mark may be the end of one, and what is left then."""
+    found = []
+    *ended, last = _cut(stored, least=0)
+    for piece in ended:
+        rest += piece
+        block = _decompressed(rest)
+        if block.content:
+            found.append(block)
+            rest = b""
+    return found, rest + bytes(last)
 
 
 def _parts(stream: io.BufferedReader) -> Iterator[memoryview]:
