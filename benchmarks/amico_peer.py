@@ -1,11 +1,12 @@
-"""NODDI by AMICO's own dictionary, directions and solver, timed in this process.
+"""NODDI with AMICO's own dictionary, directions and solver, timed in this process.
 
     python -m benchmarks.amico_peer noddi FOLDER SUBJECT OUT
 
-Its class `Evaluation` reads files and needs tables that `amico.setup()` takes two minutes to write into the home
-folder; its model takes arrays and needs one of them, half a second's work, so that is what is timed. What it gets makes
-its results comparable: identical world-frame gradients, as its dictionary's directions depend on the frame; b-values
-snapped to shells, as its dictionary is made anew for each other one; unmerged b=0 volumes, the first volume among them.
+AMICO's class `Evaluation` reads files and needs tables that `amico.setup()` writes into the home folder in two minutes.
+Its model takes arrays and needs one of these tables, which takes half a second: this is what is timed. The inputs make
+the results comparable: the same gradient table in the world frame, because the directions of the dictionary depend on
+the frame; b-values snapped to shells, because AMICO computes a dictionary for each distinct b-value; unmerged b=0
+volumes, one of them first.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ from dipy.reconst.dti import TensorModel
 from numpy.typing import NDArray
 
 from benchmarks.dataset import Dataset
-from benchmarks.process import tell, timed
+from benchmarks.process import report, timed
 from benchmarks.steps import SETTINGS, load_dwi, load_mask
 from kwneuro_assets.imaging import Dwi
 from kwneuro_assets.threads import one_blas_thread, thread_count
 
-HARMONIC_ORDER = 12  # AMICO's default for the rotation of its dictionary
+HARMONIC_ORDER = 12  # AMICO's default for rotating its dictionary
 MAPS = ("ndi", "odi", "fwf")
 
 
 @dataclass
 class _Fit:
-    """The attributes that an AMICO model reads of an Evaluation."""
+    """The attributes of an Evaluation that an AMICO model reads."""
 
     htable: NDArray[np.int16]
     KERNELS: dict[str, Any]
@@ -46,12 +47,12 @@ class _Fit:
     nthreads: int
 
     def get_config(self, key: str) -> bool:
-        """Every option that a model asks for (errors of the fit, modulated maps) is off."""
+        """Disables all options of a model (fit errors, modulated maps)."""
         return False
 
 
 def noddi(dwi: Dwi, inside: NDArray[np.bool_], folder: str) -> NDArray[np.float64]:
-    """NDI, ODI and FWF (voxels, 3) of the voxels `inside`; those without signal at b=0 are zero."""
+    """NDI, ODI and FWF (voxels, 3) in `inside`; zero in voxels without signal at b=0."""
     order = np.argsort(~dwi.b0_mask, kind="stable")
     scheme = Scheme(np.column_stack([dwi.world_bvecs, dwi.gradients.snapped_bvals()])[order])
     model = NODDI()
@@ -61,14 +62,16 @@ def noddi(dwi: Dwi, inside: NDArray[np.bool_], folder: str) -> NDArray[np.float6
 
     raw = dwi.signals(inside)[:, order]
     mean_b0 = dwi.mean_b0().array[inside]
-    lit = mean_b0 > 0
-    inverse = np.where(lit, 1 / np.where(lit, mean_b0, 1), 0).astype(np.float32)  # in AMICO's own precision
-    signal = np.maximum((raw * inverse[:, None]).astype(np.float64), 0)[lit]
+    has_signal = mean_b0 > 0
+    inverse = np.where(has_signal, 1 / np.where(has_signal, mean_b0, 1), 0).astype(np.float32)  # AMICO's precision
+    signal = np.maximum((raw * inverse[:, None]).astype(np.float64), 0)[has_signal]
     table: Any = gradient_table(bvals=scheme.b, bvecs=scheme.raw[:, :3])
     tensor: Any = TensorModel  # untyped
     axes = tensor(table, fit_method="OLS").fit(signal).directions.reshape(-1, 3)
-    estimates = np.zeros((lit.size, len(MAPS)))
-    estimates[lit] = model.fit(_Fit(htable, kernels, signal, axes, min(thread_count(), len(signal))))["estimates"]
+    estimates = np.zeros((has_signal.size, len(MAPS)))
+    estimates[has_signal] = model.fit(_Fit(htable, kernels, signal, axes, min(thread_count(), len(signal))))[
+        "estimates"
+    ]
     return np.clip(estimates, 0, 1)
 
 
@@ -86,10 +89,10 @@ def main(step: str, folder: str, subject: str, out: str) -> None:
     amico.set_verbose(0)
     with tempfile.TemporaryDirectory() as tables, one_blas_thread():
         lut.dipy_home = tables
-        estimates, figures = timed(lambda: noddi(dwi, inside, tables))
+        estimates, timing = timed(lambda: noddi(dwi, inside, tables))
     for name, values in zip(MAPS, estimates.T, strict=True):
         np.save(Path(out) / f"{name}.npy", values)
-    tell(figures)
+    report(timing)
 
 
 if __name__ == "__main__":

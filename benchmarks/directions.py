@@ -1,23 +1,23 @@
-"""Fibre directions and tissue shares against a phantom's truth: our CSD, and MRtrix3's where it is installed.
+"""Fiber directions and tissue fractions against a phantom's ground truth: our CSD, and MRtrix3's if it is installed.
 
     make bench ARGS="directions --source DATASET"
-    make bench ARGS="directions --source DATASET --methods single,multi --series raw --json directions.json"
+    make bench ARGS="directions --source DATASET --methods single,multi --dwi raw --json directions.json"
 
-DATASET/truth/SUBJECT holds what is true, on the image's grid: `peaks_world` (x, y, z, 9), three fibres in the world
-frame, the first the strongest, each as long as its share; `ndi`; and the shares `wm`, `gm` and `fwf`. The dataset
-brings its brain mask.
+DATASET/truth/SUBJECT contains the ground truth on the grid of the image: `peaks_world` (x, y, z, 9), three fibers in
+the world frame, the strongest first, whose length is their volume fraction; `ndi`; and the fractions `wm`, `gm` and
+`fwf`. The dataset contains a brain mask.
 
 Methods:
-  single   the fibre response of the highest shell, CSD on that shell
-  multi    the responses of three tissues, multi-tissue CSD on all shells
+  single   single-tissue CSD of the highest shell with its estimated response
+  multi    multi-tissue CSD of all shells with three estimated responses
   csd      MRtrix3's `dwi2fod csd` and `sh2peaks`, on the volumes and with the response of `single`, order 8
   msmt     MRtrix3's `dwi2fod msmt_csd` and `sh2peaks`, with the responses of `multi`, orders 8,0,0
 
-Scored are white voxels, those with an NDI above 0.51. True fibres count above 0.4 of the voxel's strongest, peaks above
-0.1 of it; of false peaks, further than 20 degrees from every fibre, and of the number of peaks also those above 0.5.
-Responses come from the whole brain mask. `--white` fits in the scored voxels alone, with the same angles in less time;
-tissue shares are told without it.
-The seconds are of fit and peaks, MRtrix3's with their reading and writing; responses and denoising are not in them.
+White-matter voxels, those with an NDI above 0.51, are scored. True fibers count above 0.4 of the strongest in the
+voxel, peaks above 0.1 of the highest; false peaks (more than 20 degrees from every fiber) and the number of peaks are
+also given for peaks above 0.5. Responses are estimated in the brain mask. With `--white`, the fit is restricted to the
+scored voxels, with the same angles in less time, but without correlations of tissue fractions. The seconds are those of
+fit and peaks, for MRtrix3 with reading and writing, without responses and denoising.
 """
 
 from __future__ import annotations
@@ -56,45 +56,45 @@ from kwneuro_assets.threads import thread_count
 Floats = NDArray[np.floating[Any]]
 Inside = NDArray[np.bool_]
 
-PEAKS = SETTINGS.csd.peaks
-WHITE_NDI = 0.51  # above it a voxel is scored: an FA of 0.35 in the person whom the phantom is made of
-REAL = 0.4  # of the voxel's strongest fibre: smaller ones are no fibres to be found
-COUNTED, HIGH = 0.1, 0.5  # of the voxel's strongest peak
-FALSE = 20.0  # degrees from every true fibre
-SHARES = {"wmfraction": "wm", "gmfraction": "gm", "csffraction": "fwf"}  # ours, and the truth's file
+PEAKS = SETTINGS.csd.max_peaks
+WHITE_NDI = 0.51  # minimum NDI of scored voxels; it corresponds to an FA of 0.35 in the phantom's subject
+REAL = 0.4  # fraction of the strongest fiber of a voxel; smaller fibers are not scored
+COUNTED, HIGH = 0.1, 0.5  # fractions of the highest peak of a voxel
+FALSE = 20.0  # degrees from every true fiber
+FRACTIONS = {"wmfraction": "wm", "gmfraction": "gm", "csffraction": "fwf"}  # our map: file of the ground truth
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a method gives: peaks (x, y, z, 3 * n) in the world frame, tissue shares by our name, and its seconds."""
+    """The result of a method: peaks (x, y, z, 3 * n) in the world frame, tissue fractions by map, and its seconds."""
 
     peaks: Floats
-    shares: Mapping[str, Floats]
+    fractions: Mapping[str, Floats]
     seconds: float
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What is true, on the grid of the image: three fibres (x, y, z, 3, 3), the white voxels, and tissue shares."""
+    """The ground truth on the grid of the image: three fibers (x, y, z, 3, 3), white matter, and tissue fractions."""
 
-    fibres: Floats
+    fibers: Floats
     white: Inside
-    shares: Mapping[str, Floats]
+    fractions: Mapping[str, Floats]
 
     @classmethod
     def read(cls, folder: Path, mask: Volume) -> Truth:
         def volume(name: str) -> Any:
             found = read_nifti(folder / f"{name}.nii.gz")
-            require_same_grid(found, mask, f"the truth's {name}", "the mask")
+            require_same_grid(found, mask, f"the ground truth's {name}", "the mask")
             return found.array
 
         peaks = volume("peaks_world")
-        fibres = peaks.reshape(*peaks.shape[:3], -1, 3)
-        white = (volume("ndi") > WHITE_NDI) & (np.linalg.norm(fibres[..., 0, :], axis=-1) > 0)
-        return cls(fibres, white, {ours: volume(theirs) for ours, theirs in SHARES.items()})
+        fibers = peaks.reshape(*peaks.shape[:3], -1, 3)
+        white = (volume("ndi") > WHITE_NDI) & (np.linalg.norm(fibers[..., 0, :], axis=-1) > 0)
+        return cls(fibers, white, {ours: volume(theirs) for ours, theirs in FRACTIONS.items()})
 
 
-Method = Callable[[Dwi, Volume, Volume], Found | NotApplicable]  # the series, the brain, and where it is fitted
+Method = Callable[[Dwi, Volume, Volume], Found | NotApplicable]  # DWI, brain mask, and mask of the fit
 
 
 def main(words: list[str]) -> None:
@@ -103,107 +103,105 @@ def main(words: list[str]) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--source", type=Path, required=True, help="a BIDS dataset with a brain mask and its truth")
+    parser.add_argument("--source", type=Path, required=True, help="a BIDS dataset with a brain mask and ground truth")
     parser.add_argument("--subject", default="sub-01")
     parser.add_argument(
         "--methods", type=names_of(METHODS, "method"), default=list(METHODS), help=f"[{','.join(METHODS)}]"
     )
-    parser.add_argument("--series", type=names_of(SERIES, "series"), default=list(SERIES), help=f"[{','.join(SERIES)}]")
-    parser.add_argument("--white", action="store_true", help="fit in the scored voxels alone")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="write all peaks there as NIfTI images")
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the figures to this file, each when it is known"
-    )
+    parser.add_argument("--dwi", type=names_of(INPUTS, "DWI"), default=list(INPUTS), help=f"[{','.join(INPUTS)}]")
+    parser.add_argument("--white", action="store_true", help="fit in the scored voxels only")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="write all peaks to this folder as NIfTI images")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file, after each method")
     arguments = parser.parse_args(words)
     methods = [name for name in arguments.methods if name not in MRTRIX or shutil.which("dwi2fod")]
     if methods != arguments.methods:
-        sys.stderr.write("MRtrix3 is not installed: ours alone\n")
+        sys.stderr.write("MRtrix3 is not installed: only our methods run\n")
 
     dataset = Dataset(arguments.source, arguments.subject)
     dwi, mask = load_dwi(dataset), load_mask(dataset)
     truth = Truth.read(arguments.source / "truth" / arguments.subject, mask)
     fitted = Volume(truth.white.astype(np.uint8), mask.affine) if arguments.white else mask
-    told: dict[str, Any] = {"machine": machine(thread_count(), ""), "source": str(arguments.source), "rows": []}
+    results: dict[str, Any] = {"machine": machine(thread_count(), ""), "source": str(arguments.source), "rows": []}
     with tables.console.status("") as status:
-        for series in arguments.series:
-            status.update(f"{series} series")
-            prepared = SERIES[series](dwi)
+        for which in arguments.dwi:
+            status.update(f"{which} DWI")
+            prepared = INPUTS[which](dwi)
             for method in methods:
-                status.update(f"{series} series: {method}")
-                load = round(os.getloadavg()[0], 2)  # of the minute before: others make the seconds longer
-                row: dict[str, Any] = {"method": method, "series": series, "load": load}
-                found = _found(METHODS[method], prepared, mask, fitted)
+                status.update(f"{which} DWI: {method}")
+                load = round(os.getloadavg()[0], 2)  # of the last minute: other processes increase the times
+                row: dict[str, Any] = {"method": method, "dwi": which, "load": load}
+                found = _run_method(METHODS[method], prepared, mask, fitted)
                 if isinstance(found, Found):
                     row |= _scored(found, truth, None if arguments.white else mask)
-                    _keep(found, mask, row, arguments.keep)
+                    _save_peaks(found, mask, row, arguments.keep)
                 else:
                     row |= {"problem": found}
-                told["rows"].append(row)
+                results["rows"].append(row)
                 if arguments.json:
-                    arguments.json.write_text(json.dumps(told, indent=2) + "\n")
-    _print(told)
+                    arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+    _print(results)
 
 
-def _found(method: Method, dwi: Dwi, mask: Volume, fitted: Volume) -> Found | str:
-    """Or why there is nothing."""
+def _run_method(method: Method, dwi: Dwi, mask: Volume, fitted: Volume) -> Found | str:
+    """The result of a method, or the reason why there is none."""
     try:
         found = method(dwi, mask, fitted)
-    except InvalidData as error:  # a mask too small for a response, say
+    except InvalidData as error:  # for example, a mask too small for a response
         return str(error)
     return found.reason if isinstance(found, NotApplicable) else found
 
 
 def _scored(found: Found, truth: Truth, mask: Volume | None) -> dict[str, Any]:
-    told = {"seconds": round(found.seconds, 1), **score(found.peaks, truth.fibres, truth.white), "shares": {}}
+    scores = {"seconds": round(found.seconds, 1), **score(found.peaks, truth.fibers, truth.white), "fractions": {}}
     if mask is not None:
         inside = mask.array > 0
-        for name, values in found.shares.items():
-            told["shares"][name] = float(np.corrcoef(values[inside], truth.shares[name][inside])[0, 1])
-    return told
+        for name, values in found.fractions.items():
+            scores["fractions"][name] = float(np.corrcoef(values[inside], truth.fractions[name][inside])[0, 1])
+    return scores
 
 
-def _keep(found: Found, mask: Volume, row: Mapping[str, Any], folder: Path | None) -> None:
+def _save_peaks(found: Found, mask: Volume, row: Mapping[str, Any], folder: Path | None) -> None:
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-        nib.save(nib.Nifti1Image(found.peaks, mask.affine), folder / f"{row['method']}_{row['series']}_peaks.nii.gz")
+        nib.save(nib.Nifti1Image(found.peaks, mask.affine), folder / f"{row['method']}_{row['dwi']}_peaks.nii.gz")
 
 
-def score(peaks: Floats, fibres: Floats, white: Inside) -> dict[str, Any]:
-    """How well peaks (x, y, z, 3 * n) meet the true fibres (x, y, z, 3, 3) of the white voxels (x, y, z).
+def score(peaks: Floats, fibers: Floats, white: Inside) -> dict[str, Any]:
+    """Scores of peaks (x, y, z, 3 * n) against the true fibers (x, y, z, 3, 3) in white-matter voxels (x, y, z).
 
-    `fibres`: for the first, second and third, median and mean angle in degrees to the nearest peak, over the voxels
-    that have a peak and that fibre. `strongest`: the same from the strongest fibre to the strongest peak. `with_peak`:
-    the share of white voxels that have one. `peaks`: above each share of the strongest, how many of them are false,
-    and their mean number in a voxel that has one, beside that of the true fibres.
+    `fibers`: for the first, second and third fiber, median and mean angle in degrees to the nearest peak, over voxels
+    with a peak and that fiber. `strongest`: the same between the strongest fiber and the highest peak. `with_peak`: the
+    fraction of white-matter voxels with a peak. `peaks`: for each minimum height relative to the highest peak, the
+    fraction of false peaks, and the mean number of peaks and of true fibers in voxels with a peak.
     """
-    true, share = _parted(fibres[white])
-    found, height = _parted(np.nan_to_num(peaks[white]).reshape(len(share), -1, 3))
+    true, fraction = _directions_and_lengths(fibers[white])
+    found, height = _directions_and_lengths(np.nan_to_num(peaks[white]).reshape(len(fraction), -1, 3))
     has = height.max(axis=1) > 0
-    true, share, found, height = true[has], share[has], found[has], height[has]
+    true, fraction, found, height = true[has], fraction[has], found[has], height[has]
     if not has.any():
         return {"with_peak": 0.0}
-    # Degrees (voxels, peaks, fibres); 90 where either is none.
-    apart = _degrees(np.einsum("vpk,vfk->vpf", found, true))
-    real, counted = share > REAL * share[:, :1], _above(height, COUNTED)
-    nearest = np.where(counted[..., None], apart, 90).min(axis=1)
-    strongest = apart[np.arange(len(apart)), height.argmax(axis=1), 0]
+    # Degrees (voxels, peaks, fibers); 90 if there is no peak or no fiber.
+    angle = _degrees(np.einsum("vpk,vfk->vpf", found, true))
+    real, counted = fraction > REAL * fraction[:, :1], _above(height, COUNTED)
+    nearest = np.where(counted[..., None], angle, 90).min(axis=1)
+    strongest = angle[np.arange(len(angle)), height.argmax(axis=1), 0]
     return {
         "voxels": len(has),
         "with_peak": float(has.mean()),
-        "fibres": [_average(nearest[real[:, index], index]) for index in range(true.shape[1])],
+        "fibers": [_average(nearest[real[:, index], index]) for index in range(true.shape[1])],
         "strongest": _average(strongest),
-        "peaks": {f"{level:g}": _numbers(apart, _above(height, level), real) for level in (COUNTED, HIGH)},
+        "peaks": {f"{level:g}": _numbers(angle, _above(height, level), real) for level in (COUNTED, HIGH)},
     }
 
 
-def _parted(vectors: Floats) -> tuple[Floats, Floats]:
-    """Unit vectors and lengths; zero where there is none."""
+def _directions_and_lengths(vectors: Floats) -> tuple[Floats, Floats]:
+    """Unit vectors and lengths; both are zero for zero vectors."""
     lengths = np.linalg.norm(vectors, axis=-1)
     return vectors / np.where(lengths > 0, lengths, 1)[..., None], lengths
 
 
 def _degrees(cosines: Floats) -> Floats:
-    """Between axes, which have no sign."""
+    """Angles between axes, which have no sign."""
     return np.degrees(np.arccos(np.minimum(np.abs(cosines), 1)))
 
 
@@ -211,9 +209,9 @@ def _above(height: Floats, level: float) -> Inside:
     return (height > 0) & (height >= level * height.max(axis=1, keepdims=True))
 
 
-def _numbers(apart: Floats, counted: Inside, real: Inside) -> dict[str, float]:
+def _numbers(angle: Floats, counted: Inside, real: Inside) -> dict[str, float]:
     return {
-        "false": float((apart.min(axis=2)[counted] > FALSE).mean()),
+        "false": float((angle.min(axis=2)[counted] > FALSE).mean()),
         "mean": float(counted.sum(axis=1).mean()),
         "true": float(real.sum(axis=1).mean()),
     }
@@ -241,7 +239,7 @@ def _of_maps(fit: Callable[[], MapSet | NotApplicable]) -> Found | NotApplicable
     seconds = time.perf_counter() - started
     if isinstance(maps, NotApplicable):
         return maps
-    return Found(maps["peaks"].array, {name: maps[name].array for name in SHARES if name in maps}, seconds)
+    return Found(maps["peaks"].array, {name: maps[name].array for name in FRACTIONS if name in maps}, seconds)
 
 
 def _csd(dwi: Dwi, mask: Volume, fitted: Volume) -> Found | NotApplicable:
@@ -277,14 +275,14 @@ def _msmt(dwi: Dwi, mask: Volume, fitted: Volume) -> Found | NotApplicable:
             f"sh2peaks -mask mask.mif -num {PEAKS} wm.mif peaks.nii",
         )
         _run(folder, *(f"mrconvert -coord 3 0 {tissue}.mif {tissue}.nii" for tissue in TISSUES))
-        # Coefficients of l = 0, of the same unit in all three: their shares are those of the amounts.
+        # Coefficients of l = 0 have the same unit for all tissues: their ratios are those of the amounts.
         amounts = [np.maximum(_as_stored(folder / f"{tissue}.nii", fitted), 0) for tissue in TISSUES]
         total = np.where(sum(amounts) > 0, sum(amounts), 1)
-        shares = {
+        fractions = {
             name: amount.reshape(fitted.grid) / total.reshape(fitted.grid)
-            for name, amount in zip(SHARES, amounts, strict=True)
+            for name, amount in zip(FRACTIONS, amounts, strict=True)
         }
-        return Found(_as_stored(folder / "peaks.nii", fitted), shares, seconds)
+        return Found(_as_stored(folder / "peaks.nii", fitted), fractions, seconds)
 
 
 def _write_inputs(dwi: Dwi, mask: Volume, volumes: Sequence[int], folder: Path) -> None:
@@ -293,7 +291,7 @@ def _write_inputs(dwi: Dwi, mask: Volume, volumes: Sequence[int], folder: Path) 
     (folder / "bvec").write_text(format_bvecs(chosen))
     nib.save(nib.Nifti1Image(dwi.array[..., list(volumes)], dwi.affine), folder / "dwi.nii")
     nib.save(nib.Nifti1Image(mask.array.astype(np.uint8), mask.affine), folder / "mask.nii")
-    # The layout that MRtrix3's commands ask for, a voxel's volumes beside each other, so that none converts anything.
+    # The layout of MRtrix3's commands, with the volumes of a voxel contiguous, so that none of them converts it.
     _run(
         folder,
         "mrconvert -fslgrad bvec bval -strides 0,0,0,1 dwi.nii dwi.mif",
@@ -303,7 +301,7 @@ def _write_inputs(dwi: Dwi, mask: Volume, volumes: Sequence[int], folder: Path) 
 
 
 def _run(folder: Path, *commands: str) -> float:
-    """Seconds of all."""
+    """Run the commands in `folder`; returns their seconds."""
     started = time.perf_counter()
     for command in commands:
         words = [*command.split(), "-quiet", "-nthreads", str(thread_count())]
@@ -312,56 +310,59 @@ def _run(folder: Path, *commands: str) -> float:
 
 
 def _as_stored(path: Path, mask: Volume) -> Floats:
-    """An image in the order of the mask's voxel axes: MRtrix3 may write them in another than it read."""
+    """An image in the order of the mask's voxel axes; MRtrix3 may write another order than in its input."""
     image: Any = nib.load(path)
-    turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.io_orientation(mask.affine))
-    image = image.as_reoriented(turn)
+    transform = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.io_orientation(mask.affine))
+    image = image.as_reoriented(transform)
     if not np.allclose(image.affine, mask.affine, atol=1e-2):
-        raise ValueError(f"{path.name} is on another grid than the mask")
+        raise ValueError(f"{path.name}: expected the grid of the mask")
     return np.asarray(image.dataobj, np.float32)
 
 
 METHODS: dict[str, Method] = {"single": _single, "multi": _multi, "csd": _csd, "msmt": _msmt}
 MRTRIX = {"csd": "MRtrix3 csd", "msmt": "MRtrix3 msmt_csd"}
-SERIES: dict[str, Callable[[Dwi], Dwi]] = {
+INPUTS: dict[str, Callable[[Dwi], Dwi]] = {
     "raw": lambda dwi: dwi,
     "denoised": denoised,
 }
 
 
-def _print(told: Mapping[str, Any]) -> None:
-    rows = [row for row in told["rows"] if "fibres" in row]
+def _print(results: Mapping[str, Any]) -> None:
+    rows = [row for row in results["rows"] if "fibers" in row]
     if rows:
         _print_angles(rows)
         _print_numbers(rows)
-    for row in told["rows"]:
-        if "fibres" not in row:
+    for row in results["rows"]:
+        if "fibers" not in row:
             tables.console.print(f"{_name(row)}: {row.get('problem', 'no peak in white matter')}")
 
 
 def _name(row: Mapping[str, Any]) -> str:
-    return f"{MRTRIX.get(row['method']) or 'ours ' + row['method']}, {row['series']}"
+    return f"{MRTRIX.get(row['method']) or 'ours ' + row['method']}, {row['dwi']}"
 
 
 def _print_angles(rows: Sequence[Mapping[str, Any]]) -> None:
     titles = [f"{which}: {what}" for which in ("first", "second", "third", "strongest") for what in ("median", "mean")]
     table = tables.new_table("degrees", *titles, "with a peak", "seconds", "load", right=range(1, len(titles) + 4))
     for row in rows:
-        angles = [entry.get(what) for entry in (*row["fibres"], row["strongest"]) for what in ("median", "mean")]
-        told = ["" if angle is None else f"{angle:.2f}" for angle in angles]
-        table.add_row(_name(row), *told, f"{row['with_peak']:.2%}", f"{row['seconds']:.1f}", f"{row['load']:.1f}")
+        angles = [entry.get(what) for entry in (*row["fibers"], row["strongest"]) for what in ("median", "mean")]
+        cells = ["" if angle is None else f"{angle:.2f}" for angle in angles]
+        table.add_row(_name(row), *cells, f"{row['with_peak']:.2%}", f"{row['seconds']:.1f}", f"{row['load']:.1f}")
     tables.console.print(table)
 
 
 def _print_numbers(rows: Sequence[Mapping[str, Any]]) -> None:
     titles = [f"{what} above {level:g}" for level in (COUNTED, HIGH) for what in ("false peaks", "peaks")]
-    shares = [f"r of {name}" for name in SHARES.values()]
-    table = tables.new_table("", *titles, "true fibres", *shares, right=range(1, len(titles) + len(shares) + 2))
+    fractions = [f"r of {name}" for name in FRACTIONS.values()]
+    table = tables.new_table("", *titles, "true fibers", *fractions, right=range(1, len(titles) + len(fractions) + 2))
     for row in rows:
         numbers = row["peaks"].values()
-        counts = [told for level in numbers for told in (f"{level['false']:.2%}", f"{level['mean']:.2f}")]
+        counts = [cell for level in numbers for cell in (f"{level['false']:.2%}", f"{level['mean']:.2f}")]
         true = f"{next(iter(numbers))['true']:.2f}"
         table.add_row(
-            _name(row), *counts, true, *(f"{row['shares'][name]:.3f}" if row["shares"] else "" for name in SHARES)
+            _name(row),
+            *counts,
+            true,
+            *(f"{row['fractions'][name]:.3f}" if row["fractions"] else "" for name in FRACTIONS),
         )
     tables.console.print(table)

@@ -1,8 +1,8 @@
-"""How the time of our kernels grows with voxels, volumes and processors.
+"""The time of our kernels as a function of voxels, volumes and processors.
 
     python -m benchmarks.growth STEP FOLDER SUBJECT VOXELS VOLUMES
 
-times one step on these shares of the mask and of the volumes.
+times one step with these fractions of the mask and of the volumes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from benchmarks.dataset import Dataset
 from benchmarks.peers import Setting
-from benchmarks.process import Measured, measure, tell, tell_problem, timed
+from benchmarks.process import Measured, measure, report, report_problem, timed
 from kwneuro_assets.imaging import Dwi, InvalidData, NotApplicable, Volume
 
 STEPS = ("denoise", "tensor", "noddi", "response and csd")
@@ -26,18 +26,18 @@ VOLUMES = (0.25, 0.5, 1.0)
 
 
 def grown(setting: Setting, steps: Iterable[str]) -> list[dict[str, Any]]:
-    """A row for each point: step, what grows, how much of it, and the seconds or why there are none."""
+    """A row for each point: step, variable, amount, and the seconds or a problem."""
     rows = []
     for step in steps:
-        whole = _measured(step, setting, 1.0, 1.0, setting.threads)
-        for share in VOXELS:
-            found = whole if share == 1 else _measured(step, setting, share, 1.0, setting.threads)
-            rows.append(_row(step, "voxels", found, found.details.get("voxels", f"{share:.1%}")))
-        for share in VOLUMES:
-            found = whole if share == 1 else _measured(step, setting, 1.0, share, setting.threads)
-            rows.append(_row(step, "volumes", found, found.details.get("volumes", f"{share:.1%}")))
+        full = _measured(step, setting, 1.0, 1.0, setting.threads)
+        for fraction in VOXELS:
+            found = full if fraction == 1 else _measured(step, setting, fraction, 1.0, setting.threads)
+            rows.append(_row(step, "voxels", found, found.details.get("voxels", f"{fraction:.1%}")))
+        for fraction in VOLUMES:
+            found = full if fraction == 1 else _measured(step, setting, 1.0, fraction, setting.threads)
+            rows.append(_row(step, "volumes", found, found.details.get("volumes", f"{fraction:.1%}")))
         for threads in range(1, setting.threads + 1):
-            found = whole if threads == setting.threads else _measured(step, setting, 1.0, 1.0, threads)
+            found = full if threads == setting.threads else _measured(step, setting, 1.0, 1.0, threads)
             rows.append(_row(step, "cores", found, threads))
     return rows
 
@@ -51,30 +51,30 @@ def _row(step: str, what: str, found: Measured, amount: object) -> dict[str, Any
     return {"step": step, "grows": what, "amount": amount, **found.to_json()}
 
 
-def part_of_volumes(dwi: Dwi, share: float) -> Dwi:
-    """All volumes of b=0, and of every shell that share, evenly over its order and one at least."""
-    kept = list(np.flatnonzero(dwi.b0_mask))
+def part_of_volumes(dwi: Dwi, fraction: float) -> Dwi:
+    """The DWI with all b=0 volumes and this fraction of each shell, evenly spaced and at least one volume."""
+    indices = list(np.flatnonzero(dwi.b0_mask))
     for shell in dwi.gradients.shells():
-        count = max(round(share * len(shell.indices)), 1)
-        kept += [shell.indices[round(place)] for place in np.linspace(0, len(shell.indices) - 1, count)]
-    chosen = np.sort(kept)
+        count = max(round(fraction * len(shell.indices)), 1)
+        indices += [shell.indices[round(place)] for place in np.linspace(0, len(shell.indices) - 1, count)]
+    chosen = np.sort(indices)
     return Dwi(_volume(dwi, dwi.array[..., chosen]), dwi.gradients.selected(chosen))
 
 
-def part_of_image(dwi: Dwi, share: float) -> Dwi:
-    """The middle of the image along its second axis: denoising takes every voxel, and a slice on each thread."""
+def part_of_image(dwi: Dwi, fraction: float) -> Dwi:
+    """The middle of the DWI along its second axis; denoising uses every voxel and one slice per thread."""
     size = dwi.array.shape[1]
-    count = max(round(share * size), 1)
+    count = max(round(fraction * size), 1)
     start = (size - count) // 2
     return Dwi(_volume(dwi, dwi.array[:, start : start + count]), dwi.gradients)
 
 
-def part_of_mask(mask: Volume, share: float) -> Volume:
-    """Every so manieth voxel, so that all tissues stay."""
+def part_of_mask(mask: Volume, fraction: float) -> Volume:
+    """A mask with this fraction of the voxels, evenly spaced, so that it contains all tissues."""
     inside = np.flatnonzero(mask.array)
-    kept = np.zeros(mask.array.size, np.uint8)
-    kept[inside[np.linspace(0, inside.size - 1, max(round(share * inside.size), 1)).round().astype(int)]] = 1
-    return Volume(kept.reshape(mask.array.shape), mask.affine)
+    chosen = np.zeros(mask.array.size, np.uint8)
+    chosen[inside[np.linspace(0, inside.size - 1, max(round(fraction * inside.size), 1)).round().astype(int)]] = 1
+    return Volume(chosen.reshape(mask.array.shape), mask.affine)
 
 
 def _volume(dwi: Dwi, array: NDArray[np.float32]) -> Volume:
@@ -99,14 +99,14 @@ def main(step: str, folder: str, subject: str, voxels: str, volumes: str) -> Non
         }[step]  # fmt: skip
         run = lambda: fit(dwi, mask)  # noqa: E731
     try:
-        result, figures = timed(run)
+        result, timing = timed(run)
     except InvalidData as error:
-        tell_problem(str(error))
+        report_problem(str(error))
         return
     if isinstance(result, NotApplicable):
-        tell_problem(result.reason)
+        report_problem(result.reason)
         return
-    tell({**figures, "voxels": count, "volumes": len(dwi.gradients)})
+    report({**timing, "voxels": count, "volumes": len(dwi.gradients)})
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Times the ingestion sensor over a dataset of thousands of subjects, on a disk and on S3, and checks what it takes in.
+"""Times the ingestion sensor over a dataset of thousands of subjects, on a disk and on S3, and checks its result.
 
     make bench ARGS="ingestion"                                  # 10,000 subjects on a disk
-    make bench ARGS="ingestion --s3 --subjects 1000"             # on S3, too; its server is moto's, on this machine
-    make bench ARGS="ingestion --scratch DIR --json out.json"    # the dataset is kept there, and used the next time
+    make bench ARGS="ingestion --s3 --subjects 1000"             # also on S3; the server is moto on this machine
+    make bench ARGS="ingestion --scratch DIR --json out.json"    # stores the dataset in DIR for later benchmarks
 
-The instance is a new one, on SQLite. Ticks follow one another in one process, as in a code server, and are all that it
-does of them, Dagster's own checks included: first until all subjects are taken in, then with no change, then with some
-b-vectors changed and some subjects removed. A series is as small as it can be, so that the time is that of all else;
-what it takes to read and hash the same files and nothing more is told beside it.
+The instance is new, on SQLite. Ticks run one after the other in one process, as in a code server, with Dagster's
+checks: first until all subjects are ingested, then without changes, then with some changed b-vectors and some removed
+subjects. The DWIs are tiny, so that the times are those of everything but reading; the time of reading and hashing the
+same files is measured separately.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,76 +38,77 @@ from rich.console import Console
 from rich.table import Table
 from upath import UPath
 
-from kwneuro_assets.home import settle
+from kwneuro_assets.cli.project_folder import use_project_folder
 from kwneuro_assets.settings import load_settings
 from kwneuro_assets.storage.location import is_local, location
-from kwneuro_assets.subjects import PARTITIONS
+from kwneuro_assets.versioning.partitions import PARTITIONS
+from kwneuro_assets_tests.testkit.s3_server import S3Server, counted_requests
 
 GRID, B0_VOLUMES, DIRECTIONS = (4, 4, 4), 2, 10
 CHANGED = REMOVED = 50
 READ_ALONE = 1000  # subjects
 IDLE_TICKS = 3
 UPLOADS_AT_ONCE = 32
-READS_AT_ONCE = 4  # as many as the sensor's at most
-STALLED = 20  # ticks in a row that take in no subject
-WHOLE = "dataset_description.json"  # written last
+READS_AT_ONCE = 4  # the maximum of the sensor
+STALLED = 20  # consecutive ticks without a newly ingested subject
+DESCRIPTION = "dataset_description.json"  # written last
 SETTINGS = "ingestion: {settle_seconds: 0}\n"
-NOTES = "kwneuro_assets/source"  # under which the instance keeps what was seen
+INDEX_PREFIX = "kwneuro_assets/source"  # prefix of the ingest index in the instance
 ROWS = {
     "write_seconds": "dataset written, s",
     "objects": "files",
-    "list_find_seconds": "LIST of all alone by s3fs find, s",
-    "list_pages_seconds": "LIST of all alone by pages, s",
-    "read_alone_seconds": f"read and hashed alone, {READ_ALONE:,} subjects, s",
+    "list_find_seconds": "LIST of all objects by s3fs find, s",
+    "list_pages_seconds": "LIST of all objects by pages, s",
+    "read_alone_seconds": f"only reading and hashing, {READ_ALONE:,} subjects, s",
     "first_seconds": "first tick, s",
-    "ticks": "ticks until all is taken in",
+    "ticks": "ticks until all subjects are ingested",
     "longest_seconds": "longest tick, s",
     "per_1000_seconds": "all ticks, per 1,000 subjects, s",
-    "idle_seconds": "tick with no change, s (median of 3)",
+    "idle_seconds": "tick without changes, s (median of 3)",
     "changed_seconds": f"tick with {CHANGED} changed and {REMOVED} removed, s",
-    "changed_ticks": "ticks that it takes",
-    "command_seconds": "command with nothing to do, fresh process, s",
-    "command_peak_mb": "its peak, MB",
-    "peak_mb": "peak of the process of the ticks, MB",
+    "changed_ticks": "ticks for these changes",
+    "command_seconds": "command without changes, new process, s",
+    "command_peak_mb": "peak memory of the command, MB",
+    "peak_mb": "peak memory of the ticks, MB",
     "first_lists": "LIST requests of the first tick",
-    "idle_lists": "LIST requests of a tick with no change",
+    "idle_lists": "LIST requests of a tick without changes",
     "idle_lists_per_1000": "the same per 1,000 objects",
     "requests": "all requests, by operation",
-    "remembered_mb": "what is remembered, MB",
-    "remembered_per_subject": "the same per subject, bytes",
+    "index_mb": "ingest index, MB",
+    "index_bytes_per_subject": "ingest index per subject, bytes",
     "instance_mb": "the instance's databases, MB",
 }
-Figures = dict[str, Any]
+Results = dict[str, Any]
 
 
 def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subjects", type=int, default=10_000)
-    parser.add_argument("--s3", action="store_true", help="on S3, too")
-    parser.add_argument("--only-s3", action="store_true", help="on S3 alone")
-    parser.add_argument("--scratch", type=Path, help="folder in which the dataset is kept for the next time")
-    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
+    parser.add_argument("--s3", action="store_true", help="also on S3")
+    parser.add_argument("--only-s3", action="store_true", help="only on S3")
+    parser.add_argument("--scratch", type=Path, help="folder that stores the dataset for later benchmarks")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args(words)
     places = {} if arguments.only_s3 else {"disk": _disk}
     places |= {"S3": _s3} if arguments.s3 or arguments.only_s3 else {}
-    found: dict[str, Figures] = {}
+    found: dict[str, Results] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        kept = (arguments.scratch or Path(temporary)).absolute() / f"source-{arguments.subjects}"
-        seconds = _timed(lambda: _write_once(kept, arguments.subjects))
+        stored = (arguments.scratch or Path(temporary)).absolute() / f"source-{arguments.subjects}"
+        seconds = _timed(lambda: _write_once(stored, arguments.subjects))
         for name, place in places.items():
             home = Path(temporary) / name
-            with place(kept, home / "source") as (url, variables, figures):
-                found[name] = {"write_seconds": seconds, "objects": 3 * arguments.subjects + 1, **figures}
+            with place(stored, home / "source") as (url, variables, results):
+                found[name] = {"write_seconds": seconds, "objects": 3 * arguments.subjects + 1, **results}
                 found[name] |= _measured(home, url, variables, arguments.subjects)
     _print(found)
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=2) + "\n")
-    if not all(one["right"] for one in found.values()):
-        sys.exit("the sensor did not take in all that changed, or took in what did not")
+    if not all(one["correct"] for one in found.values()):
+        sys.exit("the sensor did not ingest the expected changes")
 
 
 def dataset(subjects: int) -> Iterator[tuple[str, bytes]]:
-    """The path and the content of every file: a series of each subject, no two of which are the same."""
+    """The path and content of every file: one DWI per subject, each with other content."""
     import nibabel
 
     shape = (*GRID, B0_VOLUMES + DIRECTIONS)
@@ -121,48 +122,46 @@ def dataset(subjects: int) -> Iterator[tuple[str, bytes]]:
         yield f"{key}/dwi/{key}_dwi.nii.gz", packer.compress(header + voxels.tobytes()) + packer.flush()
         yield f"{key}/dwi/{key}_dwi.bval", bvals
         yield f"{key}/dwi/{key}_dwi.bvec", directions(0)
-    yield WHOLE, b'{"Name": "many subjects", "BIDSVersion": "1.10.0"}\n'
+    yield DESCRIPTION, b'{"Name": "many subjects", "BIDSVersion": "1.10.0"}\n'
 
 
-def directions(turned: float) -> bytes:
-    """b-vectors on a spiral over half a sphere, turned about its axis by so many radians."""
+def directions(rotation: float) -> bytes:
+    """A bvec file of directions on a spiral over half a sphere, rotated about its axis by `rotation` radians."""
     height = 1 - (np.arange(DIRECTIONS) + 0.5) / DIRECTIONS
-    angle = np.arange(DIRECTIONS) * np.pi * (3 - np.sqrt(5)) + turned
-    wide = np.sqrt(1 - height**2)
+    angle = np.arange(DIRECTIONS) * np.pi * (3 - np.sqrt(5)) + rotation
+    radius = np.sqrt(1 - height**2)
     table = np.zeros((3, B0_VOLUMES + DIRECTIONS))
-    table[:, B0_VOLUMES:] = wide * np.cos(angle), wide * np.sin(angle), height
+    table[:, B0_VOLUMES:] = radius * np.cos(angle), radius * np.sin(angle), height
     return "".join(" ".join(f"{value:.6f}" for value in row) + "\n" for row in table).encode()
 
 
 def _write_once(root: Path, subjects: int) -> None:
-    if (root / WHOLE).exists():
+    if (root / DESCRIPTION).exists():
         return
     for name, content in dataset(subjects):
         path = root / name
-        if path.suffix == ".gz":  # the first of a subject
+        if path.suffix == ".gz":  # the first file of a subject
             path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
 
-Place = Iterator[tuple[str, Mapping[str, str], Figures]]
+Place = Iterator[tuple[str, Mapping[str, str], Results]]
 
 
 @contextmanager
-def _disk(kept: Path, source: Path) -> Place:
-    shutil.copytree(kept, source)
+def _disk(stored: Path, source: Path) -> Place:
+    shutil.copytree(stored, source)
     yield str(source), {}, {}
 
 
 @contextmanager
-def _s3(kept: Path, source: Path) -> Place:
-    from kwneuro_assets_tests.s3_server import S3Server
-
+def _s3(stored: Path, source: Path) -> Place:
     with S3Server() as server:
         bucket = server.new_bucket()
-        files = [path for path in kept.rglob("*") if path.is_file()]
+        files = [path for path in stored.rglob("*") if path.is_file()]
 
         def put(path: Path) -> None:
-            key = f"study/{path.relative_to(kept).as_posix()}"
+            key = f"study/{path.relative_to(stored).as_posix()}"
             server.client.put_object(Bucket=bucket, Key=key, Body=path.read_bytes())
 
         def put_all() -> None:
@@ -171,32 +170,32 @@ def _s3(kept: Path, source: Path) -> Place:
 
         seconds = _timed(put_all)
         url = f"s3://{bucket}/study"
-        figures = {"write_seconds": seconds, **_apart("list", Path(), url, server.environment())}
-        yield url, server.environment(), figures
+        results = {"write_seconds": seconds, **_in_new_process("list", Path(), url, server.environment())}
+        yield url, server.environment(), results
 
 
-def _measured(home: Path, url: str, variables: Mapping[str, str], subjects: int) -> Figures:
-    figures = _apart("read", home, url, variables)
-    figures |= _apart("ticks", home, url, variables, subjects)
-    command = _apart("command", home, url, variables)
-    return {**figures, **command, "right": figures["right"] and command["right"]}
+def _measured(home: Path, url: str, variables: Mapping[str, str], subjects: int) -> Results:
+    results = _in_new_process("read", home, url, variables)
+    results |= _in_new_process("ticks", home, url, variables, subjects)
+    command = _in_new_process("command", home, url, variables)
+    return {**results, **command, "correct": results["correct"] and command["correct"]}
 
 
-def _print(found: dict[str, Figures]) -> None:
+def _print(found: dict[str, Results]) -> None:
     table = Table("", *found, box=None, pad_edge=False)
     for key, title in ROWS.items():
-        if any(key in figures for figures in found.values()):
-            table.add_row(title, *(_cell(figures.get(key)) for figures in found.values()))
-    table.add_row("as expected", *("yes" if figures["right"] else "NO" for figures in found.values()))
+        if any(key in results for results in found.values()):
+            table.add_row(title, *(_cell(results.get(key)) for results in found.values()))
+    table.add_row("as expected", *("yes" if results["correct"] else "NO" for results in found.values()))
     Console(width=110).print(table)
-    for name, figures in found.items():
-        print(f"{name}: " + " | ".join(f"{what}: {told}" for what, told in figures["told"].items()))
+    for name, results in found.items():
+        print(f"{name}: " + " | ".join(f"{what}: {message}" for what, message in results["messages"].items()))
 
 
-def _cell(figure: Any) -> str:
-    if isinstance(figure, dict):
-        return ", ".join(f"{count:,} {name}" for name, count in figure.items()) or "none"
-    return "" if figure is None else f"{figure:,}"
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{count:,} {name}" for name, count in value.items()) or "none"
+    return "" if value is None else f"{value:,}"
 
 
 def _timed(work: Callable[[], object]) -> float:
@@ -211,8 +210,8 @@ def _environment(url: str, variables: Mapping[str, str]) -> dict[str, str]:
     return {**own, **variables, "KWNEURO_SOURCE": url}
 
 
-def _apart(what: str, home: Path, url: str, variables: Mapping[str, str], *words: object) -> Any:
-    """What one of ACTIONS says, done in a fresh process, in the environment of the project folder `home`."""
+def _in_new_process(what: str, home: Path, url: str, variables: Mapping[str, str], *words: object) -> Any:
+    """The result of one of ACTIONS in a new process, in the environment of the project folder `home`."""
     command = [sys.executable, "-m", "benchmarks.ingestion", what, str(home), *map(str, words)]
     done = subprocess.run(command, env=_environment(url, variables), stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
@@ -220,10 +219,10 @@ def _apart(what: str, home: Path, url: str, variables: Mapping[str, str], *words
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _list(home: Path) -> Figures:
-    """How long the server itself takes to name all objects, so that it can be told apart from what is ours."""
-    import boto3  # type: ignore[import-untyped]
-    import s3fs  # type: ignore[import-untyped]
+def _list(home: Path) -> Results:
+    """The time in which the server lists all objects, as a reference."""
+    import boto3
+    import s3fs
 
     place = location(os.environ["KWNEURO_SOURCE"])
     bucket, _, prefix = place.path.partition("/")
@@ -235,8 +234,8 @@ def _list(home: Path) -> Figures:
     }
 
 
-def _read(home: Path) -> Figures:
-    """Some subjects' files read, unpacked and hashed, and nothing more."""
+def _read(home: Path) -> Results:
+    """The time of reading, decompressing and hashing the files of some subjects."""
     place = location(os.environ["KWNEURO_SOURCE"])
     keys = [path.name for path in place.iterdir() if path.name.startswith("sub-")][:READ_ALONE]
 
@@ -258,36 +257,39 @@ def _bytes(path: UPath) -> bytes:
     return bytes(path.read_bytes() if is_local(path) else path.fs.cat_file(path.path))
 
 
-def _command(home: Path) -> Figures:
-    """A look from the command line, by a process of its own, that has nothing to do."""
+def _command(home: Path) -> Results:
+    """The command `ingest` in a new process, without changes in the source."""
     command = [sys.executable, "-m", "kwneuro_assets.cli", "--home", str(home), "ingest", "--json"]
     started = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    told = json.loads(done.stdout)
+    report = json.loads(done.stdout)
     return {
         "command_seconds": round(time.perf_counter() - started, 2),
         "command_peak_mb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3),
-        "right": not (told["added"] or told["changed"]),
+        "correct": not (report["added"] or report["changed"]),
     }
 
 
-def _ticks(home: Path, subjects: str) -> Figures:
-    """All figures of ticks in one process, as a code server makes them."""
+def _ticks(home: Path, subjects: str) -> Results:
+    """Results of the ticks in one process, as in a code server."""
     home.mkdir(parents=True, exist_ok=True)
     (home / "settings.yaml").write_text(SETTINGS)
-    logging.disable(logging.INFO)  # a line for each new subject
-    settings = settle(home)
+    logging.disable(logging.INFO)  # one line per new subject
+    settings = use_project_folder(home)
     count = int(subjects)
-    requests = _noted_requests(settings.source.url)
-    with DagsterInstance.get() as instance:
+    remote = not is_local(location(settings.source.url))
+    counted = counted_requests() if remote else nullcontext(Counter[str]())
+    with counted as requests, DagsterInstance.get() as instance:
         tick = _ticker(instance, requests)
         first = _until(tick, lambda: len(instance.get_dynamic_partitions(PARTITIONS)), count)
         idle = [tick() for _ in range(IDLE_TICKS)]
         before, changed, removed = _versions(instance), *_change(settings.source.url, count)
-        later = _until(tick, lambda: len(_moved(before, instance)) + len(_gone(instance)), len(changed) + len(removed))
-        right = _moved(before, instance) == changed and _gone(instance) == removed
+        later = _until(
+            tick, lambda: len(_changed(before, instance)) + len(_removed(instance)), len(changed) + len(removed)
+        )
+        correct = _changed(before, instance) == changed and _removed(instance) == removed
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-        remembered = _remembered(instance)
+        index_bytes = _index_bytes(instance)
     seconds = [one["seconds"] for one in first]
     lists = statistics.median(one["lists"] for one in idle)
     return {
@@ -299,11 +301,11 @@ def _ticks(home: Path, subjects: str) -> Figures:
         "changed_seconds": later[0]["seconds"],
         "changed_ticks": len(later),
         "peak_mb": round(peak),
-        "remembered_mb": round(remembered / 1e6, 2),
-        "remembered_per_subject": round(remembered / count),
+        "index_mb": round(index_bytes / 1e6, 2),
+        "index_bytes_per_subject": round(index_bytes / count),
         "instance_mb": round(_size(Path(os.environ["DAGSTER_HOME"])) / 1e6, 1),
-        "told": {"first": first[0]["told"], "no change": idle[-1]["told"], "changed": later[-1]["told"]},
-        "right": right,
+        "messages": {"first": first[0]["message"], "no change": idle[-1]["message"], "changed": later[-1]["message"]},
+        "correct": correct,
         **(
             {
                 "first_lists": first[0]["lists"],
@@ -311,69 +313,53 @@ def _ticks(home: Path, subjects: str) -> Figures:
                 "idle_lists_per_1000": round(1000 * lists / (3 * count), 2),
                 "requests": dict(requests),
             }
-            if requests is not None
+            if remote
             else {}
         ),
     }
 
 
-def _ticker(instance: DagsterInstance, requests: Counter[str] | None) -> Callable[[], Figures]:
-    """Makes a tick of the ingestion sensor of a code location that is loaded now, and tells of it."""
+def _ticker(instance: DagsterInstance, requests: Counter[str]) -> Callable[[], Results]:
+    """A function that executes a tick of the ingestion sensor and returns its results; loads a code location."""
+    from kwneuro_assets.automation.ingestion_sensor import SENSOR
     from kwneuro_assets.definitions import build
-    from kwneuro_assets.ingestion.sensor import SENSOR
 
     definitions = build(load_settings())
     sensor = definitions.resolve_sensor_def(SENSOR)
 
-    def tick() -> Figures:
+    def tick() -> Results:
         before = _lists(requests)
         opened = build_sensor_context(
             instance=instance, instance_ref=instance.get_ref(), definitions=definitions, sensor_name=SENSOR
         )
         started = time.perf_counter()
         with opened as context:
-            told = sensor.evaluate_tick(context)
+            data = sensor.evaluate_tick(context)
         seconds = round(time.perf_counter() - started, 2)
-        return {"seconds": seconds, "lists": _lists(requests) - before, "told": told.skip_message}
+        return {"seconds": seconds, "lists": _lists(requests) - before, "message": data.skip_message}
 
     return tick
 
 
-def _until(tick: Callable[[], Figures], taken_in: Callable[[], int], wanted: int) -> list[Figures]:
-    """Ticks until so many are taken in; gives up where that does not come nearer."""
-    ticks: list[Figures] = []
-    best, since = taken_in(), 0
+def _until(tick: Callable[[], Results], ingested: Callable[[], int], wanted: int) -> list[Results]:
+    """Execute ticks until `wanted` subjects are ingested; exits after STALLED ticks without progress."""
+    ticks: list[Results] = []
+    best, stalled = ingested(), 0
     while best < wanted:
         ticks.append(tick())
-        now = taken_in()
-        best, since = (now, 0) if now > best else (best, since + 1)
-        if since == STALLED:
-            sys.exit(f"after {len(ticks)} ticks {best} of {wanted} are taken in: {ticks[-1]['told']}")
+        now = ingested()
+        best, stalled = (now, 0) if now > best else (best, stalled + 1)
+        if stalled == STALLED:
+            sys.exit(f"after {len(ticks)} ticks, {best} of {wanted} subjects are ingested: {ticks[-1]['message']}")
     return ticks
 
 
-def _noted_requests(url: str) -> Counter[str] | None:
-    """Counts all that this process asks of S3 through s3fs, by operation; None where the source is a folder."""
-    if is_local(location(url)):
-        return None
-    from aiobotocore.client import AioBaseClient  # type: ignore[import-untyped]
-
-    ask, seen = AioBaseClient._make_api_call, Counter[str]()
-
-    async def noted(self: Any, operation: str, arguments: dict[str, Any]) -> Any:
-        seen[operation] += 1
-        return await ask(self, operation, arguments)
-
-    AioBaseClient._make_api_call = noted
-    return seen
-
-
-def _lists(requests: Counter[str] | None) -> int:
-    return sum(count for name, count in (requests or {}).items() if name.startswith("ListObjects"))
+def _lists(requests: Counter[str]) -> int:
+    return sum(count for name, count in requests.items() if name.startswith("ListObjects"))
 
 
 def _change(url: str, count: int) -> tuple[set[str], set[str]]:
-    """Turn the b-vectors of some subjects and remove others, spread over all; says which."""
+    """Rotate the b-vectors of some subjects and remove others, evenly spaced; returns both sets."""
     chosen = [f"sub-{number:05}" for number in range(0, count, max(1, count // (CHANGED + REMOVED)))]
     changed, removed = set(chosen[0::2][:CHANGED]), set(chosen[1::2][:REMOVED])
     place = location(url)
@@ -385,7 +371,7 @@ def _change(url: str, count: int) -> tuple[set[str], set[str]]:
         return changed, removed
     import boto3
 
-    client = boto3.client("s3")  # another one than the sensor's, which must not know of it
+    client = boto3.client("s3")  # not the sensor's client, whose cache must not see the change
     bucket, _, prefix = place.path.partition("/")
     for key in changed:
         client.put_object(Bucket=bucket, Key=f"{prefix}/{key}/dwi/{key}_dwi.bvec", Body=directions(0.1))
@@ -396,7 +382,7 @@ def _change(url: str, count: int) -> tuple[set[str], set[str]]:
 
 
 def _versions(instance: DagsterInstance) -> dict[str, str]:
-    """By subject, the data version of its series that the event log has."""
+    """The data version of `dwi` in the event log, by subject."""
     from kwneuro_assets.versioning.history import read_history
 
     known = instance.get_dynamic_partitions(PARTITIONS)
@@ -405,28 +391,28 @@ def _versions(instance: DagsterInstance) -> dict[str, str]:
     }
 
 
-def _moved(before: Mapping[str, str], instance: DagsterInstance) -> set[str]:
+def _changed(before: Mapping[str, str], instance: DagsterInstance) -> set[str]:
     return {key for key, version in _versions(instance).items() if version != before[key]}
 
 
-def _gone(instance: DagsterInstance) -> set[str]:
-    from kwneuro_assets.ingestion.ledger import set_aside
+def _removed(instance: DagsterInstance) -> set[str]:
+    from kwneuro_assets.ingestion.ingest_index import unusable_subjects
 
-    return {key for key, one in set_aside(instance, load_settings()).items() if one.mark == "removed"}
+    return {key for key, one in unusable_subjects(instance, load_settings()).items() if one.problem == "removed"}
 
 
-def _remembered(instance: DagsterInstance) -> int:
-    """Bytes of what the looks keep in the instance."""
-    from kwneuro_assets.dagster_internals import read_notes
+def _index_bytes(instance: DagsterInstance) -> int:
+    """The size of the ingest index in the instance."""
+    from kwneuro_assets.versioning.dagster_internals import read_values
 
-    return sum(len(key) + len(value.encode()) for key, value in read_notes(instance, NOTES).items())
+    return sum(len(key) + len(value.encode()) for key, value in read_values(instance, INDEX_PREFIX).items())
 
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-ACTIONS: dict[str, Callable[..., Figures]] = {"list": _list, "read": _read, "ticks": _ticks, "command": _command}
+ACTIONS: dict[str, Callable[..., Results]] = {"list": _list, "read": _read, "ticks": _ticks, "command": _command}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the figures were measured with: processor, threads and versions."""
+"""The environment of a measurement: processor, threads and versions."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def machine(threads: int, kwneuro_version: str) -> dict[str, Any]:
     if kwneuro_version:
         versions["kwneuro"] = kwneuro_version
     if shutil.which("dwi2tensor"):
-        told = subprocess.run(["dwi2tensor", "-version"], capture_output=True, text=True, check=False).stdout
-        versions["MRtrix3"] = told.splitlines()[0].strip("= ").removeprefix("dwi2tensor ") if told else "unknown"
-    load = round(os.getloadavg()[0], 2)  # of the minute before: others who work here make all seconds longer
+        output = subprocess.run(["dwi2tensor", "-version"], capture_output=True, text=True, check=False).stdout
+        versions["MRtrix3"] = output.splitlines()[0].strip("= ").removeprefix("dwi2tensor ") if output else "unknown"
+    load = round(os.getloadavg()[0], 2)  # of the last minute: other processes increase all times
     return {"cpu": _cpu(), "cores": os.cpu_count(), "threads": threads, "load": load, "versions": versions}
 
 
 def _cpu() -> str:
-    told = Path("/proc/cpuinfo")
-    if told.exists():
-        for line in told.read_text().splitlines():
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

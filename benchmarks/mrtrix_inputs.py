@@ -1,4 +1,4 @@
-"""What MRtrix3 gets, made beforehand: the volumes that we use as uncompressed .mif, the mask, our responses as text.
+"""Writes the inputs of MRtrix3: the volumes that we use as uncompressed .mif, the mask, and our responses as text.
 
 python -m benchmarks.mrtrix_inputs STEP FOLDER SUBJECT OUT
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.dataset import Dataset
 from benchmarks.mrtrix_peer import CSD_ORDER, TISSUES
-from benchmarks.process import tell, tell_problem
+from benchmarks.process import report, report_problem
 from benchmarks.steps import SETTINGS, load_dwi, load_mask, response, tissue_responses
 from kwneuro_assets.derivations.shells import choose_shell
 from kwneuro_assets.derivations.tensor import tensor_volumes
@@ -26,13 +26,13 @@ def main(step: str, folder: str, subject: str, out: str) -> None:
     if step == "tensor":
         chosen = tensor_volumes(dwi.gradients, SETTINGS.dti.max_bvalue)
         if isinstance(chosen, NotApplicable):
-            tell_problem(chosen.reason)
+            report_problem(chosen.reason)
             return
         _convert(dataset, place, [int(index) for index in chosen])
     elif step == "multi-tissue":
         responses = tissue_responses(dwi, load_mask(dataset))
         if isinstance(responses, NotApplicable):
-            tell_problem(responses.reason)
+            report_problem(responses.reason)
             return
         for tissue, text in zip(TISSUES, format_tissue_responses(responses), strict=True):
             (place / f"{tissue}.txt").write_text(text)
@@ -40,22 +40,22 @@ def main(step: str, folder: str, subject: str, out: str) -> None:
     else:
         shell = choose_shell(dwi.gradients, SETTINGS.csd.shell, CSD_ORDER)
         found = response(dwi, load_mask(dataset))
-        for refusal in (shell, found):
-            if isinstance(refusal, NotApplicable):
-                tell_problem(refusal.reason)
+        for one in (shell, found):
+            if isinstance(one, NotApplicable):
+                report_problem(one.reason)
                 return
         assert not isinstance(shell, NotApplicable)
         assert not isinstance(found, NotApplicable)
         (place / "response.txt").write_text(" ".join(map(repr, found.coefficients.tolist())) + "\n")
         (place / "order.txt").write_text(str(shell.order))
         _convert(dataset, place, shell.shell.indices)
-    tell({"seconds": 0})
+    report({"seconds": 0})
 
 
 def _convert(dataset: Dataset, out: Path, volumes: Sequence[int]) -> None:
     numbers = ",".join(map(str, volumes))
     gradients = ["-fslgrad", str(dataset.bvec), str(dataset.bval)]
-    # The layout that MRtrix3's commands ask for, a voxel's volumes beside each other, so that none converts anything.
+    # The layout of MRtrix3's commands, with the volumes of a voxel contiguous, so that none of them converts it.
     image = ["-coord", "3", numbers, *gradients, "-strides", "0,0,0,1", str(dataset.image), str(out / "dwi.mif")]
     for words in (image, ["-datatype", "bit", str(dataset.mask), str(out / "mask.mif")]):
         subprocess.run(["mrconvert", "-quiet", "-force", *words], check=True)

@@ -1,4 +1,4 @@
-"""MRtrix3's commands for a step, timed whole, with what they read and write; `mrtrix_inputs` made their inputs.
+"""MRtrix3's commands for a step, timed with their reading and writing; `mrtrix_inputs` writes their inputs.
 
 python -m benchmarks.mrtrix_peer STEP OUT THREADS
 """
@@ -10,11 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.process import tell, wait_for
+from benchmarks.process import report, wait_for
 
 TISSUES = ("wm", "gm", "csf")
-CSD_ORDER = 8  # of `dwi2fod csd` by default, where the directions determine it
-MULTI_TISSUE_ORDERS = "8,0,0"  # MRtrix3's default for white matter where the response reaches it; ours is 10
+CSD_ORDER = 8  # default of `dwi2fod csd` with enough directions
+MULTI_TISSUE_ORDERS = "8,0,0"  # MRtrix3's default for WM if the response has this order; ours is 10
 
 
 def commands(step: str, out: Path) -> list[list[str]]:
@@ -50,7 +50,7 @@ def main(step: str, out: str, threads: str) -> None:
         peak = max(peak, usage.ru_maxrss)
         if process.returncode:
             sys.exit(f"{command[0]} failed with exit code {process.returncode}")
-    tell({"seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3), "peak_mb": round(peak / 1024)})
+    report({"seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3), "peak_mb": round(peak / 1024)})
 
 
 if __name__ == "__main__":

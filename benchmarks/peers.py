@@ -1,4 +1,4 @@
-"""Who does which step as well, whether it is installed here, and how it is run. None of them becomes a dependency."""
+"""Other implementations of each step, whether they are installed, and how to run them. None is a dependency."""
 
 from __future__ import annotations
 
@@ -17,42 +17,44 @@ NOT_INSTALLED = "not installed"
 
 @dataclass(frozen=True)
 class Setting:
-    """What all measurements of a run share."""
+    """What all measurements of a benchmark have in common."""
 
     dataset: Dataset
     threads: int
     scratch: Path
-    kwneuro: str | None  # the interpreter that has it
+    kwneuro: str | None  # the interpreter with kwneuro
 
-    def out(self, step: str, who: str) -> Path:
-        """A folder for what one of them gives."""
-        place = self.scratch / f"{step} by {who}"
-        place.mkdir(exist_ok=True)
-        return place
+    def out(self, step: str, name: str) -> Path:
+        """The folder for the results of one implementation."""
+        folder = self.scratch / f"{step} by {name}"
+        folder.mkdir(exist_ok=True)
+        return folder
 
 
 @dataclass(frozen=True)
 class Peer:
-    """One way to do a step besides ours."""
+    """Another implementation of a step."""
 
     name: str
     module: str
 
     def measured(self, step: str, setting: Setting) -> Measured:
         out = setting.out(step, self.name)
-        given = [step, setting.dataset.folder, setting.dataset.subject, out]
+        words = [step, setting.dataset.folder, setting.dataset.subject, out]
         if self.module == "benchmarks.mrtrix_peer":
             if not shutil.which("dwi2tensor"):
                 return Measured(problem=NOT_INSTALLED)
-            made = measure("benchmarks.mrtrix_inputs", given, setting.threads)
-            return made if made.problem else measure(self.module, [step, out, str(setting.threads)], setting.threads)
+            inputs = measure("benchmarks.mrtrix_inputs", words, setting.threads)
+            return (
+                inputs if inputs.problem else measure(self.module, [step, out, str(setting.threads)], setting.threads)
+            )
         if self.module == "benchmarks.kwneuro_peer":
             if setting.kwneuro is None:
                 return Measured(problem=NOT_INSTALLED)
-            return measure(self.module, given, setting.threads, python=setting.kwneuro)
+            return measure(self.module, words, setting.threads, python=setting.kwneuro)
         if self.module == "benchmarks.amico_peer" and not importlib.util.find_spec("amico"):
             return Measured(problem=NOT_INSTALLED)
-        return measure(self.module, given, setting.threads)
+        return measure(self.module, words, setting.threads)
 
 
 DIPY_DENOISING = Peer("DIPY patch2self version 3", "benchmarks.dipy_peer")
@@ -74,17 +76,17 @@ PEERS: dict[str, Sequence[Peer]] = {
 }
 
 
-def interpreter_with_kwneuro(named: str | None) -> tuple[str | None, str]:
-    """The interpreter that has kwneuro, the one that was named or this one, and kwneuro's version; None without."""
-    found = shutil.which(named) if named else sys.executable
+def interpreter_with_kwneuro(name: str | None) -> tuple[str | None, str]:
+    """The interpreter with kwneuro, `name` or this one, and kwneuro's version; (None, "") if there is none."""
+    found = shutil.which(name) if name else sys.executable
     if found is None:
-        sys.exit(f"{named}: no such interpreter")
-    if not named and not importlib.util.find_spec("kwneuro"):
+        sys.exit(f"{name}: interpreter not found")
+    if not name and not importlib.util.find_spec("kwneuro"):
         return None, ""
     python = str(Path(found).absolute())
-    told = measure("benchmarks.kwneuro_peer", ["version"], 1, python=python)
-    if told.problem:
-        if named:
-            sys.exit(f"{named} has no kwneuro: {told.problem}")
+    result = measure("benchmarks.kwneuro_peer", ["version"], 1, python=python)
+    if result.problem:
+        if name:
+            sys.exit(f"{name} has no kwneuro: {result.problem}")
         return None, ""
-    return python, str(told.details["version"])
+    return python, str(result.details["version"])

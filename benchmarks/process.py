@@ -1,7 +1,7 @@
-"""A measurement in a process of its own: its seconds, its memory, and what it tells besides.
+"""A measurement in a separate process: its seconds, its memory, and the results that it reports.
 
-Nothing but the standard library here: peers run in other interpreters, and a small parent keeps the peak memory of
-its children true (the kernel counts what a child shares with its parent before it becomes another program).
+This module uses the standard library only: peers run in other interpreters, and the parent must be small for a correct
+peak memory of its children (the kernel counts what a child shares with its parent before it executes another program).
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 ROOT = Path(__file__).absolute().parents[1]
-# Who heeds which: this project, OpenMP (and DIPY), OpenBLAS, MKL, numba, MRtrix3.
+# Read by this project, OpenMP (and DIPY), OpenBLAS, MKL, numba and MRtrix3.
 VARIABLES = (
     "KWNEURO_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS",
     "MRTRIX_NTHREADS",
 )  # fmt: skip
-MARK = "figures: "  # of the line that counts: what a peer's C code prints may come before or after it
+MARK = "results: "  # prefix of the results; C code of a peer may print other lines
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a process told: `seconds` without the reading of its input, `wall` with all; or a `problem` in words."""
+    """The results of a process, or a `problem`: `seconds` without reading its input, `wall` for the entire process."""
 
     seconds: float = 0.0
     peak_mb: int = 0
     wall: float = 0.0
-    cpu: float = 0.0  # seconds of all processors, of the whole process and those it started
+    cpu: float = 0.0  # CPU seconds of the process and its children
     problem: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
 
@@ -55,9 +55,9 @@ def measure(
     python: str = sys.executable,
     environment: Mapping[str, str] | None = None,
 ) -> Measured:
-    """Run `module` with those words on `threads` processors; it speaks by `tell` or `tell_problem`.
+    """Run `module` with the arguments `words` on `threads` processors; it calls `report` or `report_problem`.
 
-    The exit code and the last line of the errors become the problem of a process that failed.
+    If the process fails, the problem is its exit code and the last line of its standard error.
     """
     variables = {**os.environ, **dict.fromkeys(VARIABLES, str(threads)), **(environment or {})}
     command = [python, "-m", module, *map(str, words)]
@@ -66,24 +66,24 @@ def measure(
         process = subprocess.Popen(command, stdout=output, stderr=errors, cwd=ROOT, env=variables)
         usage = wait_for(process)
         wall = time.perf_counter() - started
-        lines, complaints = _lines(output), _lines(errors)
+        lines, error_lines = _lines(output), _lines(errors)
     if process.returncode:
-        return Measured(problem=f"failed with exit code {process.returncode}: {(complaints or lines or [''])[-1]}")
-    figures = [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
-    if not figures:
-        return Measured(problem=f"told no figures: {(complaints or lines or [''])[-1]}")
-    told = dict(json.loads(figures[-1]))
-    if "problem" in told:
-        return Measured(problem=told["problem"])
-    peak = told.pop("peak_mb", round(usage.ru_maxrss / 1024))
+        return Measured(problem=f"failed with exit code {process.returncode}: {(error_lines or lines or [''])[-1]}")
+    results = [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
+    if not results:
+        return Measured(problem=f"reported no results: {(error_lines or lines or [''])[-1]}")
+    result = dict(json.loads(results[-1]))
+    if "problem" in result:
+        return Measured(problem=result["problem"])
+    peak = result.pop("peak_mb", round(usage.ru_maxrss / 1024))
     cpu = round(usage.ru_utime + usage.ru_stime, 2)
-    return Measured(told.pop("seconds"), peak, round(wall, 2), cpu, details=told)
+    return Measured(result.pop("seconds"), peak, round(wall, 2), cpu, details=result)
 
 
 @contextlib.contextmanager
 def pinned(threads: int) -> Iterator[None]:
-    """What is started meanwhile runs on so many processors, whether or not it heeds a variable."""
-    if not hasattr(os, "sched_setaffinity"):  # macOS: the variables have to do
+    """Context in which new processes run on `threads` processors, also those that ignore the variables."""
+    if not hasattr(os, "sched_setaffinity"):  # macOS: only the variables apply
         yield
         return
     before = os.sched_getaffinity(0)
@@ -95,18 +95,18 @@ def pinned(threads: int) -> Iterator[None]:
 
 
 def wait_for(process: subprocess.Popen[Any]) -> resource.struct_rusage:
-    """Wait, and tell what that process and its own children used; `ru_maxrss` is that of the largest of them, in KB."""
+    """Wait for a process; returns the usage of it and its children, with `ru_maxrss` (KB) of the largest."""
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return usage
 
 
 def timed(function: Callable[[], Result]) -> tuple[Result, dict[str, float]]:
-    """What a function gives, silently, with its seconds, all processors' and this process's peak memory so far."""
+    """The result of a function without its output, and its seconds, CPU seconds and the peak memory of this process."""
     with (
-        Path(os.devnull).open("w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
+        Path(os.devnull).open("w") as devnull,
+        contextlib.redirect_stdout(devnull),
+        contextlib.redirect_stderr(devnull),
     ):
         started, worked = time.perf_counter(), time.process_time()
         result = function()
@@ -115,14 +115,14 @@ def timed(function: Callable[[], Result]) -> tuple[Result, dict[str, float]]:
     return result, {"seconds": round(seconds, 3), "cpu_seconds": round(worked, 3), "peak_mb": round(peak)}
 
 
-def tell(figures: Mapping[str, Any]) -> None:
-    """Hand the figures, `seconds` among them, to the process that measures."""
-    print(f"\n{MARK}{json.dumps(dict(figures))}", flush=True)
+def report(results: Mapping[str, Any]) -> None:
+    """Send results, including `seconds`, to the measuring process."""
+    print(f"\n{MARK}{json.dumps(dict(results))}", flush=True)
 
 
-def tell_problem(reason: str) -> None:
-    """Say why there is nothing to measure."""
-    tell({"problem": reason})
+def report_problem(reason: str) -> None:
+    """Report why there is no measurement."""
+    report({"problem": reason})
 
 
 def _lines(file: Any) -> list[str]:

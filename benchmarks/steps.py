@@ -1,8 +1,8 @@
-"""The steps that are measured, as this project does them: one, timed in this process without the reading of its input.
+"""Our implementation of each step, timed in this process without reading its input.
 
     python -m benchmarks.steps STEP FOLDER SUBJECT OUT
 
-writes what peers are compared with to the folder OUT, one array (voxels of the mask, ...) for each quantity.
+writes the quantities for the comparison with peers to the folder OUT, one array (voxels of the mask, ...) each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.dataset import Dataset
-from benchmarks.process import tell, tell_problem, timed
+from benchmarks.process import report, report_problem, timed
 from kwneuro_assets.derivations.csd import fit_csd_peaks
 from kwneuro_assets.derivations.denoise import denoise, patch2self
 from kwneuro_assets.derivations.multi_tissue import fit_multi_tissue
@@ -29,22 +29,23 @@ from kwneuro_assets.derivations.tensor import fit_tensor
 from kwneuro_assets.derivations.tissue_responses import estimate_tissue_responses
 from kwneuro_assets.imaging import Dwi, InvalidData, MapSet, NotApplicable, ResponseFunction, TissueResponses, Volume
 from kwneuro_assets.ingestion.dataset import SourceDataset
-from kwneuro_assets.ingestion.read import read_dwi, read_mask
+from kwneuro_assets.ingestion.read_mask import read_mask
+from kwneuro_assets.ingestion.read_source import read_dwi
 from kwneuro_assets.settings import PipelineSettings, SourceSettings
 from kwneuro_assets.storage.nifti import read_nifti, write_nifti
 from kwneuro_assets.subjects import SubjectKey
 
 SETTINGS = PipelineSettings()
-WARM_UP_VOXELS = 50  # enough to compile for, and nothing to compute
-SOME_RESPONSE = (600.0, -300.0, 80.0)  # the shape of any fibre's: too few voxels to estimate one
-SOME_DIFFUSIVITIES = (0.8e-3, 3e-3)  # mm^2/s, of grey matter and of free water
+WARM_UP_VOXELS = 50  # few, because the warm-up only compiles
+SOME_RESPONSE = (600.0, -300.0, 80.0)  # a typical shape: there are too few voxels for an estimate
+SOME_DIFFUSIVITIES = (0.8e-3, 3e-3)  # mm^2/s, of gray matter and of CSF
 
 Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Step:
-    """`prepared` gives what is timed, `compared` what of its result is held against the peers'."""
+    """`prepared` returns the function that is timed, `compared` the quantities of its result for the comparison."""
 
     prepared: Callable[[Dataset, Path], Callable[[], Any]]
     compared: Callable[[Any, Dataset], Arrays]
@@ -66,7 +67,7 @@ def load_brain(dataset: Dataset) -> NDArray[np.bool_]:
 
 
 def denoised(dwi: Dwi) -> Dwi:
-    return denoise(dwi, "patch2self", SETTINGS.denoising.minimum_ratio)
+    return denoise(dwi, "patch2self", SETTINGS.denoising.min_ratio)
 
 
 def tensor(dwi: Dwi, mask: Volume) -> MapSet | NotApplicable:
@@ -78,19 +79,19 @@ def noddi(dwi: Dwi, mask: Volume) -> MapSet | NotApplicable:
 
 
 def response(dwi: Dwi, mask: Volume) -> ResponseFunction | NotApplicable:
-    given = SETTINGS.csd
+    settings = SETTINGS.csd
     return estimate_response(
         dwi,
         mask,
-        shell=given.shell,
-        max_order=given.max_order,
-        fa_threshold=given.fa_threshold,
-        minimum_voxels=given.minimum_voxels,
+        shell=settings.shell,
+        lmax=settings.lmax,
+        fa_threshold=settings.fa_threshold,
+        min_voxels=settings.min_voxels,
     )
 
 
 def tissue_responses(dwi: Dwi, mask: Volume) -> TissueResponses | NotApplicable:
-    return estimate_tissue_responses(dwi, mask, white_voxels=SETTINGS.csd.minimum_voxels)
+    return estimate_tissue_responses(dwi, mask, wm_voxels=SETTINGS.csd.min_voxels)
 
 
 def response_and_csd(dwi: Dwi, mask: Volume) -> MapSet | NotApplicable:
@@ -107,7 +108,7 @@ def multi_tissue(dwi: Dwi, mask: Volume, found: TissueResponses) -> MapSet | Not
 
 
 def _peak_settings() -> dict[str, Any]:
-    return SETTINGS.csd.model_dump(include={"max_order", "peaks", "relative_threshold", "minimum_angle"})
+    return SETTINGS.csd.model_dump(include={"lmax", "max_peaks", "relative_threshold", "min_separation_angle"})
 
 
 def _file_to_file(dataset: Dataset, out: Path) -> Callable[[], Dwi]:
@@ -131,7 +132,7 @@ def _in_memory(fit: Callable[[Dwi, Volume], Any]) -> Callable[[Dataset, Path], C
 def _with_response(
     estimate: Callable[[Dwi, Volume], Any], fit: Callable[[Dwi, Volume, Any], Any]
 ) -> Callable[[Dataset, Path], Callable[[], Any]]:
-    """The response beforehand: who is compared gets it, too."""
+    """Prepare the fit with an estimated response, which the peers use, too."""
 
     def prepared(dataset: Dataset, out: Path) -> Callable[[], Any]:
         dwi, mask = load_dwi(dataset), load_mask(dataset)
@@ -161,7 +162,7 @@ STEPS: dict[str, Step] = {
 
 
 def warm_up(dataset: Dataset) -> dict[str, float]:
-    """The seconds of the first calls, on a few voxels: what they compile is kept on disk for other processes."""
+    """The seconds of the first calls, on a few voxels; other processes use the compiled code from the disk cache."""
     dwi, mask = load_dwi(dataset), load_mask(dataset)
     few = np.flatnonzero(mask.array)[:WARM_UP_VOXELS]
     small = np.zeros(mask.array.size, np.uint8)
@@ -174,7 +175,7 @@ def warm_up(dataset: Dataset) -> dict[str, float]:
         "tensor": lambda: tensor(dwi, part),
         "noddi": lambda: noddi(dwi, part),
     }
-    shell = choose_shell(dwi.gradients, SETTINGS.csd.shell, SETTINGS.csd.max_order)
+    shell = choose_shell(dwi.gradients, SETTINGS.csd.shell, SETTINGS.csd.lmax)
     if not isinstance(shell, NotApplicable):
         some = ResponseFunction(np.array(SOME_RESPONSE), shell.shell.bvalue)
         calls["csd"] = lambda: csd(dwi, part, some)
@@ -191,28 +192,28 @@ def warm_up(dataset: Dataset) -> dict[str, float]:
 
 def _some_tissue_responses(dwi: Dwi) -> TissueResponses:
     bvalues = np.array([0.0, *(shell.bvalue for shell in dwi.gradients.shells())])
-    grey, water = (SOME_RESPONSE[0] * np.exp(-bvalues * diffusivity) for diffusivity in SOME_DIFFUSIVITIES)
-    return TissueResponses(bvalues, np.tile(SOME_RESPONSE, (bvalues.size, 1)), grey, water)
+    gm, csf = (SOME_RESPONSE[0] * np.exp(-bvalues * diffusivity) for diffusivity in SOME_DIFFUSIVITIES)
+    return TissueResponses(bvalues, np.tile(SOME_RESPONSE, (bvalues.size, 1)), gm, csf)
 
 
 def main(name: str, folder: str, subject: str, out: str) -> None:
     dataset, place = Dataset(Path(folder), subject), Path(out)
     if name == "warm-up":
         first = warm_up(dataset)
-        tell({"seconds": round(sum(first.values()), 2), "first_calls": first})
+        report({"seconds": round(sum(first.values()), 2), "first_calls": first})
         return
     step = STEPS[name]
     try:
-        result, figures = timed(step.prepared(dataset, place))
+        result, timing = timed(step.prepared(dataset, place))
     except InvalidData as error:  # a mask too small for a response, say
-        tell_problem(str(error))
+        report_problem(str(error))
         return
     if isinstance(result, NotApplicable):
-        tell_problem(result.reason)
+        report_problem(result.reason)
         return
     for quantity, values in step.compared(result, dataset).items():
         np.save(place / f"{quantity}.npy", values)
-    tell(figures)
+    report(timing)
 
 
 if __name__ == "__main__":

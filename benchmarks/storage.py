@@ -1,10 +1,10 @@
-"""Times the store against the plain operations below it, in one run, and prints a table.
+"""Times the store against the operations that it is based on, and prints a table.
 
-    make bench ARGS="storage"                    # a series of the size of a real subject's, local and S3
+    make bench ARGS="storage"                    # an image of the size of a real DWI, local and S3
     make bench ARGS="storage --volumes 20 --repeats 1"
 
-Locally the peer is isal's compression or decompression of the same voxels in memory plus the sha256 of the compressed
-bytes, on S3 it is s3fs's `put` or `get` of the finished file. The S3 server is moto's, on this machine.
+The local peer is isal's compression or decompression of the same voxels in memory and the sha256 of the compressed
+bytes. The peer on S3 is s3fs's `put` or `get` of the compressed file. The S3 server is moto on this machine.
 """
 
 from __future__ import annotations
@@ -37,11 +37,13 @@ Timed = Callable[[], object]
 
 def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--volumes", type=int, default=193, help="of 128 x 128 x 60 float32 voxels; 193 are 759 MB")
-    parser.add_argument("--repeats", type=int, default=3, help="the median of so many counts")
-    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
+    parser.add_argument(
+        "--volumes", type=int, default=193, help="volumes of 128 x 128 x 60 float32 voxels; 193 are 759 MB"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="number of repeats, of which the median counts")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args(words)
-    image = _series(arguments.volumes)
+    image = _image(arguments.volumes)
     with tempfile.TemporaryDirectory() as scratch:
         rows = [*_local(image, Path(scratch), arguments.repeats), *_s3(image, Path(scratch), arguments.repeats)]
     _print(rows)
@@ -49,8 +51,8 @@ def main(words: list[str]) -> None:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
 
 
-def _series(volumes: int) -> Volume:
-    """A head in air: signal that decays differently in each volume, a little noise, and nothing outside."""
+def _image(volumes: int) -> Volume:
+    """A head in air: a signal with another decay in each volume and little noise, zero outside."""
     random = np.random.default_rng(0)
     z, y, x = (np.linspace(-1, 1, size) for size in reversed(GRID))
     head = (x[:, None, None] ** 2 + y[None, :, None] ** 2 + z[None, None, :] ** 2) < 1
@@ -63,15 +65,15 @@ def _series(volumes: int) -> Volume:
 
 def _local(image: Volume, scratch: Path, repeats: int) -> list[dict[str, object]]:
     voxels = image.array.ravel(order="F").view(np.uint8).data
-    kept: dict[str, bytes] = {}
+    compressed: dict[str, bytes] = {}
 
     def compress() -> None:
-        kept["file"] = isal_zlib.compress(voxels, COMPRESSION_LEVEL, wbits=31)
-        hashlib.sha256(kept["file"]).hexdigest()
+        compressed["file"] = isal_zlib.compress(voxels, COMPRESSION_LEVEL, wbits=31)
+        hashlib.sha256(compressed["file"]).hexdigest()
 
     def decompress() -> None:
-        hashlib.sha256(kept["file"]).hexdigest()
-        isal_zlib.decompress(kept["file"], wbits=31, bufsize=image.array.nbytes)
+        hashlib.sha256(compressed["file"]).hexdigest()
+        isal_zlib.decompress(compressed["file"], wbits=31, bufsize=image.array.nbytes)
 
     url = str(scratch / "store")
     rows = [_compared("write, local", _writing(url, image), "compress + sha256", compress, repeats)]
@@ -84,9 +86,9 @@ def _local(image: Volume, scratch: Path, repeats: int) -> list[dict[str, object]
 def _s3(image: Volume, scratch: Path, repeats: int) -> list[dict[str, object]]:
     import s3fs
 
-    from kwneuro_assets_tests.s3_server import S3Server
+    from kwneuro_assets_tests.testkit.s3_server import S3Server
 
-    finished = scratch / "store" / f"{SUBJECT.folder}/{SUBJECT}_desc-tractorientations_dwimap.nii.gz"
+    stored = scratch / "store" / f"{SUBJECT.folder}/{SUBJECT}_desc-tractorientations_dwimap.nii.gz"
     with S3Server() as server:
         os.environ.update(server.environment())
         bucket = server.new_bucket()
@@ -94,10 +96,10 @@ def _s3(image: Volume, scratch: Path, repeats: int) -> list[dict[str, object]]:
         url = f"s3://{bucket}/store"
 
         def put() -> None:
-            fs.put_file(str(finished), f"{bucket}/finished.nii.gz")
+            fs.put_file(str(stored), f"{bucket}/stored.nii.gz")
 
         def get() -> None:
-            fs.get_file(f"{bucket}/finished.nii.gz", str(scratch / "back.nii.gz"))
+            fs.get_file(f"{bucket}/stored.nii.gz", str(scratch / "back.nii.gz"))
 
         rows = [_compared("write, S3", _writing(url, image), "s3fs put", put, repeats)]
         for verify in ("always", "never"):
@@ -107,8 +109,8 @@ def _s3(image: Volume, scratch: Path, repeats: int) -> list[dict[str, object]]:
 
 def _writing(url: str, image: Volume) -> Timed:
     def write() -> None:
-        # Another version each time, as of a derivative that changed.
-        provenance = Provenance("a series", "1-00000000", f"{time.monotonic_ns():064d}")
+        # Another version each time, as for a changed derivative.
+        provenance = Provenance("benchmark", "1-00000000", f"{time.monotonic_ns():064d}")
         DerivativeStore(url).write(ASSET, SUBJECT, image, provenance)
 
     return write
@@ -119,7 +121,7 @@ def _reading(url: str, verify: Verify) -> Timed:
 
 
 def _compared(what: str, ours: Timed, peer_name: str, peer: Timed, repeats: int) -> dict[str, object]:
-    """Both in turn, so that whatever else the machine does meets both."""
+    """Time both alternately, so that other processes of the machine affect both."""
     seconds: dict[Timed, list[float]] = {ours: [], peer: []}
     for _ in range(repeats):
         for timed in (peer, ours):

@@ -1,7 +1,7 @@
-"""The base of all errors that a person can act on."""
+"""The base class of all errors that the user can fix."""
 
 from __future__ import annotations
 
 
 class ActionableError(Exception):
-    """An error whose message says where, what was expected, what was found and what to do: it needs no traceback."""
+    """An error whose message names the place, what was expected, what was found and the remedy, without traceback."""

@@ -1,4 +1,4 @@
-"""How a long computation tells how far it is."""
+"""How a long computation reports its progress."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called by a derivation with the share that is done, from 0 to 1, as often as it likes."""
+    """Called by a derivation with the fraction that is done, from 0 to 1, any number of times."""
 
     def __call__(self, fraction: float, /) -> None: ...
 
 
 def silent(fraction: float, /) -> None:
-    """Tells nobody: the default of every derivation."""
+    """Reports nothing: the default of every derivation."""

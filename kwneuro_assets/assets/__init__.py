@@ -1,4 +1,8 @@
-"""All derivatives: those of a subject, in the order in which they follow from one another, and that of the group."""
+"""All assets: source assets, the derivatives of a subject in the order of their dependencies, and that of the group."""
+
+from __future__ import annotations
+
+from dagster import AssetsDefinition
 
 from kwneuro_assets.assets.brain_mask import brain_mask
 from kwneuro_assets.assets.csd_peaks import csd_peaks
@@ -8,17 +12,23 @@ from kwneuro_assets.assets.dti import dti
 from kwneuro_assets.assets.fiber_response import fiber_response
 from kwneuro_assets.assets.group_response import group_response
 from kwneuro_assets.assets.mean_b0 import mean_b0
+from kwneuro_assets.assets.mechanism.building import build_asset
+from kwneuro_assets.assets.mni_alignment import mni_alignment
 from kwneuro_assets.assets.noddi import noddi
+from kwneuro_assets.assets.source import build_source_assets
 from kwneuro_assets.assets.tract_endings import tract_endings
 from kwneuro_assets.assets.tract_masks import tract_masks
 from kwneuro_assets.assets.tract_orientations import tract_orientations
+from kwneuro_assets.settings import PipelineSettings
 
-DERIVATIVES: tuple[Derivative, ...] = (
+# Of a subject, under any settings, in topological order.
+ALL_DERIVATIVES: tuple[Derivative, ...] = (
     denoised_dwi,
     mean_b0,
     brain_mask,
     dti,
     noddi,
+    mni_alignment,
     fiber_response,
     csd_peaks,
     tract_masks,
@@ -27,3 +37,17 @@ DERIVATIVES: tuple[Derivative, ...] = (
 )
 
 GROUP_DERIVATIVE = group_response
+
+
+def derivatives(settings: PipelineSettings) -> tuple[Derivative, ...]:
+    """The derivatives of a subject that exist under these settings, in topological order."""
+    return tuple(derivative for derivative in ALL_DERIVATIVES if derivative.exists(settings))
+
+
+DERIVATIVES = derivatives(PipelineSettings())  # under the default settings
+
+
+def build_assets(settings: PipelineSettings) -> list[AssetsDefinition]:
+    """The Dagster assets for one snapshot of the settings."""
+    existing = (*derivatives(settings), GROUP_DERIVATIVE)
+    return [*build_source_assets(settings), *(build_asset(derivative, settings) for derivative in existing)]

@@ -1,391 +1,228 @@
-"""The one mechanism behind every derivative.
+"""The declaration of a derivative: what an asset module says about the function that computes it.
 
-`@derivative` turns a function of values and settings into a Dagster asset partitioned by subject. It gives the
-asset its inputs (the function's parameters), code version (from its settings class), data version, provenance,
-metadata, summary and picture, so that an asset module says nothing but what it computes.
+`@derivative` turns a function of values and settings into a `Derivative`. The function's parameters name its inputs;
+the classes of its settings determine the parameters that count for the code version. `mechanism.building` makes a
+Dagster asset of it, `mechanism.execution` runs it: partition, data version, provenance, metadata, figure and sidecar
+come from there, so that an asset module states only what it computes. The mechanism names no asset.
 """
 
-# No postponed annotations here: Dagster looks at the type of `context` when the asset is defined.
+from __future__ import annotations
 
+import functools
 import inspect
-import platform
-import time
 import typing
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
-from typing import Any, NoReturn
+from typing import Any
 
-from dagster import (
-    AssetDep,
-    AssetExecutionContext,
-    AssetIn,
-    AssetsDefinition,
-    BetaWarning,
-    DataVersion,
-    Failure,
-    MaterializeResult,
-    MetadataValue,
-    PartitionsDefinition,
-    asset,
-)
+from dagster import DagsterInstance
 
-from kwneuro_assets.assets.memory import PeakMemory
-from kwneuro_assets.errors import ActionableError
-from kwneuro_assets.imaging import Dwi, MapSet, NotApplicable, Volume
-from kwneuro_assets.imaging.volume import OnGrid
-from kwneuro_assets.processes import mark_process
-from kwneuro_assets.settings import PipelineSettings, Section, SettingsError
-from kwneuro_assets.storage.deferred import DEFERRED, Deferred
-from kwneuro_assets.storage.io_manager import Lost, Made
-from kwneuro_assets.storage.names import NAMES
-from kwneuro_assets.storage.sidecar import Provenance
-from kwneuro_assets.subjects import GROUP, StoreKey, SubjectKey, subject_partitions
-from kwneuro_assets.versioning.code import Code, library_versions, parameters, release
-from kwneuro_assets.versioning.content import Value, data_version
-from kwneuro_assets.versioning.records import (
-    INPUT_DATA_VERSION_TAG,
-    INPUT_DATA_VERSIONS,
-    NOT_APPLICABLE,
-    Recorded,
-    is_lost,
-    recorded,
-    report_lost,
-)
-from kwneuro_assets.weights.resource import UsedWeights
-
-# Known to be beta, and wanted: without it Dagster makes up a version that changes with every run.
-warnings.filterwarnings("ignore", "Parameter `data_version` of initializer `Output", BetaWarning)
+from kwneuro_assets.imaging.content_hash import Value
+from kwneuro_assets.resources.network_weights import digests_in_use
+from kwneuro_assets.settings import PipelineSettings, Section
+from kwneuro_assets.versioning.code import Code, Parameters, library_versions, parameters, release
 
 Inputs = Mapping[str, Any]
-Picture = Callable[[Any, Inputs, str], bytes]
-Summary = Callable[[Any, Inputs], Mapping[str, float | int | str]]
-Pool = str | Callable[[PipelineSettings], str | None] | None  # a concurrency pool, or which one under given settings
+Figure = Callable[[Any, Inputs, str], bytes]
+Summary = Callable[[Any, Inputs], Mapping[str, float | int | str | Mapping[str, float]]]
+Pool = str | Callable[[PipelineSettings], str | None] | None
+Names = tuple[str, ...] | Callable[[PipelineSettings], tuple[str, ...]]
+Condition = Callable[[PipelineSettings], bool]
+Members = Callable[[DagsterInstance, PipelineSettings], list[str]]
 
-SOURCES = ("dwi", "provided_mask")  # observed where they lie, never materialized
-FORCE_TAG = "kwneuro/force"  # of a run whose steps are made again, fresh or not
-KEPT = "kept"  # metadata of a step that had nothing to do
-GROUP_RESPONSE = "group_response"  # made of all subjects together, and so without a partition
-_INJECTED = ("settings", "progress", "weights")  # parameters of an asset function that are no assets
+PROVIDED = ("progress", "networks")  # parameters of a derivative's function that are neither assets nor settings
 
 
 @dataclass(frozen=True)
 class Derivative:
-    """What `@derivative` knows of an asset; `build` makes the asset of it for given settings."""
+    """A declared derivative; `derivative` documents the fields."""
 
     compute: Callable[..., Value]
     group: str
     version: int
-    picture: Picture
+    figure: Figure
     summary: Summary
     kinds: frozenset[str] = frozenset()
     libraries: tuple[str, ...] = ()
-    decisive: tuple[str, ...] = ()
+    version_relevant: Names = ()
+    networks: Names = ()
     bids: Mapping[str, Any] = field(default_factory=dict)
     pool: Pool = None
+    optional_inputs: Mapping[str, Condition] = field(default_factory=dict)
+    accepts_not_applicable: frozenset[str] = frozenset()
+    reference_grid: str | None = None
+    members: Members | None = None
+    only_if: Condition | None = None
+
+    def __post_init__(self) -> None:
+        parameters = inspect.signature(self.compute).parameters
+        with_default = {name for name, one in parameters.items() if one.default is not one.empty}
+        if with_default != set(self.optional_inputs):
+            raise TypeError(
+                f"{self.name}: expected a default for exactly the optional_inputs, found optional_inputs "
+                f"{sorted(self.optional_inputs)} and parameters with a default {sorted(with_default)}"
+            )
+        if unknown := self.accepts_not_applicable - set(parameters):
+            raise TypeError(f"{self.name}: accepts_not_applicable names no parameter: {', '.join(sorted(unknown))}")
+        fields = [field for kind in self.views.values() for field in kind.model_fields]
+        if len(fields) != len(set(fields)):
+            raise TypeError(f"{self.name}: expected parameters with different names, found {', '.join(sorted(fields))}")
 
     @property
     def name(self) -> str:
+        """The asset's name: that of the function."""
         return self.compute.__name__
 
     @property
-    def description(self) -> str:
+    def docstring(self) -> str:
+        """The function's docstring, in Markdown, without indentation."""
         return inspect.cleandoc(self.compute.__doc__ or "")
 
+    @property
+    def description(self) -> str:
+        """What the derivative is, in plain text: the first paragraph of the docstring, on one line."""
+        return " ".join(self.docstring.partition("\n\n")[0].split())
+
+    @property
+    def is_partitioned(self) -> bool:
+        """Whether there is one value per subject, not one for the group."""
+        return self.members is None
+
+    @property
+    def views(self) -> Mapping[str, type[Section]]:
+        """The parameters of the function that take settings: any whose type is a section, or a part of one."""
+        return _views(self.compute)
+
+    @property
+    def injected(self) -> tuple[str, ...]:
+        """The parameters of the function that are not assets."""
+        names = inspect.signature(self.compute).parameters
+        return tuple(name for name in names if name in PROVIDED or name in self.views)
+
+    @property
+    def required_inputs(self) -> tuple[str, ...]:
+        """Names of the input assets that it has under any settings."""
+        names, injected = inspect.signature(self.compute).parameters, self.injected
+        return tuple(name for name in names if name not in injected and name not in self.optional_inputs)
+
+    def exists(self, settings: PipelineSettings) -> bool:
+        """Whether there is such an asset under these settings."""
+        return self.only_if is None or self.only_if(settings)
+
     def inputs(self, settings: PipelineSettings) -> tuple[str, ...]:
-        """The assets it is computed from. A parameter with a default is one only where the settings provide it."""
-        given = {
-            "provided_mask": settings.brain_mask.method == "provided",
-            "denoised_dwi": settings.csd.series != "source",
-            "dwi": settings.csd.series != "denoised",
-            GROUP_RESPONSE: settings.csd.group_response,
-        }
-        provided = {name for name, wanted in given.items() if wanted}
+        """Names of the input assets under these settings, in the order of the function's parameters."""
+        injected = self.injected
         return tuple(
             name
-            for name, parameter in inspect.signature(self.compute).parameters.items()
-            if name not in _INJECTED and (parameter.default is parameter.empty or name in provided)
+            for name in inspect.signature(self.compute).parameters
+            if name not in injected and (name not in self.optional_inputs or self.optional_inputs[name](settings))
         )
 
-    def own_settings(self, settings: PipelineSettings) -> Section | None:
-        """The parameters it uses, and no others."""
-        kind = typing.get_type_hints(self.compute).get("settings")
-        return settings.view(kind) if kind else None
+    def own_settings(self, settings: PipelineSettings) -> dict[str, Section]:
+        """The settings that the function takes, and no others, by the name of its parameter."""
+        return {name: settings.view(kind) for name, kind in self.views.items()}
+
+    def network_names(self, settings: PipelineSettings) -> tuple[str, ...]:
+        """Names of the networks whose weights it uses under these settings."""
+        return self.networks(settings) if callable(self.networks) else self.networks
 
     def code(self, settings: PipelineSettings) -> Code:
-        """What decides, with its inputs, what it becomes under these settings."""
-        own = self.own_settings(settings)
-        section = settings.section_of(type(own)) if own else ""
-        releases = {name: release(found) for name, found in library_versions(self.decisive).items()}
-        return Code(self.version, parameters(own), releases, section)
+        """Algorithm version, parameters, version-relevant libraries and network weights under these settings."""
+        relevant = self.version_relevant(settings) if callable(self.version_relevant) else self.version_relevant
+        own = self.own_settings(settings).values()
+        return Code(
+            self.version,
+            own_parameters(own),
+            {name: release(found) for name, found in library_versions(relevant).items()},
+            {key: settings.section_of(type(one)) for one in own for key in type(one).model_fields},
+            digests_in_use(self.network_names(settings), settings),
+        )
 
     def code_version(self, settings: PipelineSettings) -> str:
+        """The code version under these settings: `<algorithm version>-<8 hex digits>`."""
         return self.code(settings).version
 
-    def build(self, settings: PipelineSettings) -> AssetsDefinition:
-        """The Dagster asset, with these settings as its parameters."""
-        own = self.own_settings(settings)
-        code = self.code(settings)
-        taken = set(inspect.signature(self.compute).parameters) & set(_INJECTED)
+    def pool_name(self, settings: PipelineSettings) -> str | None:
+        """The concurrency pool of the step under these settings; None if it has none."""
+        return self.pool(settings) if callable(self.pool) else self.pool
 
-        @asset(
-            name=self.name,
-            description=self.description,
-            group_name=self.group,
-            kinds=set(self.kinds),
-            tags={"bids_suffix": NAMES[self.name].suffix},
-            metadata={"parameters": MetadataValue.json(dict(code.parameters))},
-            code_version=code.version,
-            partitions_def=self._partitions(),
-            ins=self._ins(settings),
-            deps=self._deps(),
-            io_manager_key="derivatives",
-            required_resource_keys={"progress", "weights", "derivatives"},
-            pool=self.pool(settings) if callable(self.pool) else self.pool,
-        )
-        def step(context: AssetExecutionContext, **inputs: Any) -> MaterializeResult[Any]:  # a kept one has no value
-            weights = UsedWeights(context.resources.weights)
-            injected = {
-                "settings": own,
-                "progress": lambda fraction: context.resources.progress.report(context, fraction),
-                "weights": weights,
-            }
-            deferred = self._deferred(context, settings, inputs)
-            return self._run(context, code, deferred, {name: injected[name] for name in taken}, weights)
 
-        return step
+def own_parameters(settings: Iterable[Section]) -> Parameters:
+    """The values of all these settings. Raises SettingsError if a file that one names cannot be read."""
+    return {key: value for one in settings for key, value in parameters(one).items()}
 
-    def _partitions(self) -> PartitionsDefinition | None:
-        return subject_partitions
 
-    def _ins(self, settings: PipelineSettings) -> dict[str, AssetIn]:
-        """The inputs that Dagster gives."""
-        managers = {name: "source" if name in SOURCES else None for name in self.inputs(settings)}
-        return {name: AssetIn(input_manager_key=key, metadata=DEFERRED) for name, key in managers.items()}
-
-    def _deps(self) -> Sequence[AssetDep]:
-        """The inputs that Dagster knows of and does not give."""
-        return ()
-
-    def _deferred(
-        self, context: AssetExecutionContext, settings: PipelineSettings, inputs: Mapping[str, Deferred]
-    ) -> Mapping[str, Deferred]:
-        """What it is made from, of those inputs that Dagster gives."""
-        return inputs
-
-    def _partition(self, context: AssetExecutionContext) -> str | None:
-        """The subject that a step is about; None for the group."""
-        return context.partition_key
-
-    def _key(self, context: AssetExecutionContext) -> StoreKey:
-        partition = self._partition(context)
-        return GROUP if partition is None else SubjectKey.parse(partition)
-
-    def _run(
-        self,
-        context: AssetExecutionContext,
-        code: Code,
-        deferred: Mapping[str, Deferred],
-        injected: Mapping[str, Any],
-        weights: UsedWeights,
-    ) -> MaterializeResult[Made]:
-        mark_process(context)
-        known = {name: one.known or _never_made(one) for name, one in deferred.items()}
-        fresh = None if FORCE_TAG in context.run.tags else self._fresh(context, code, known)
-        if fresh is not None:
-            return _kept(context, fresh, known)
-        context.resources.progress.report(context, 0.0)
-        inputs = self._gathered({name: _loaded(context, one) for name, one in deferred.items()})
-        started = time.perf_counter()
-        with PeakMemory() as memory:
-            value = _not_applicable(inputs) or self._computed(inputs, injected, code)
-        seconds = time.perf_counter() - started
-        made_version = data_version(value)
-        libraries = _libraries({*self.libraries, *self.decisive})
-        provenance = Provenance(
-            description=self.description,
-            code_version=code.version,
-            data_version=made_version,
-            parameters=code.parameters,
-            libraries=libraries,
-            weights=weights.digests,
-            input_data_versions={name: event.data_version for name, event in known.items()},
-            sources=tuple(uri for name, event in known.items() for uri in self._sources(context, name, event)),
-            bids={**self.bids, **self._spatial_reference(context)},
-        )
-        figure = None if isinstance(value, NotApplicable) else self._figure(context, value, inputs)
-        metadata = {
-            **({"picture": _thumbnail(figure)} if figure else {}),
-            **({} if isinstance(value, NotApplicable) else self.summary(value, inputs)),
-            **_describe(value),
-            "seconds": round(seconds, 2),
-            "peak_memory_mb": round(memory.peak / 1e6),
-            "code_version": provenance.code_version,
-            "data_version": made_version,
-            INPUT_DATA_VERSIONS: MetadataValue.json(dict(provenance.input_data_versions)),
-            "parameters": MetadataValue.json(dict(code.parameters)),
-            "libraries": MetadataValue.json(libraries),
-            **({"weights": MetadataValue.json(weights.digests)} if weights.digests else {}),
-        }
-        context.resources.progress.report(context, 1.0)
-        return MaterializeResult(
-            value=Made(value, provenance, figure),
-            data_version=DataVersion(made_version),
-            metadata=metadata,
-            tags=_source_versions(known),
-        )
-
-    def _gathered(self, inputs: Mapping[str, Value]) -> Inputs:
-        """The inputs as the function takes them."""
-        return inputs
-
-    def _fresh(self, context: AssetExecutionContext, code: Code, known: Mapping[str, Recorded]) -> Recorded | None:
-        """What was made before, where making it again would give the same and the store still has it."""
-        partition = self._partition(context)
-        before = recorded(context.instance, self.name, partition)
-        if (
-            before is None
-            or before.code_version != code.version
-            or before.input_data_versions != {name: event.data_version for name, event in known.items()}
-            or is_lost(context.instance, self.name, partition, before)
-        ):
-            return None
-        is_there = context.resources.derivatives.holds(self.name, self._key(context), before.data_version)
-        return before if is_there else None
-
-    def _sources(self, context: AssetExecutionContext, name: str, event: Recorded) -> list[str]:
-        """The files, as BIDS URIs, of what was recorded of an input."""
-        if name in SOURCES:
-            return [f"bids:source:{file}" for file in event.values.get("files") or []]
-        return stored_uris(name, GROUP if name == GROUP_RESPONSE else self._key(context), event)
-
-    def _spatial_reference(self, context: AssetExecutionContext) -> dict[str, str]:
-        """All images of a subject lie on the grid of its denoised series."""
-        if self.name in ("denoised_dwi", "fiber_response", GROUP_RESPONSE):
-            return {}
-        subject = self._key(context)
-        reference = NAMES["denoised_dwi"].file(subject, ".nii.gz")
-        return {"SpatialReference": f"bids::{subject.folder}/{reference}"}
-
-    def _computed(self, inputs: Inputs, injected: Mapping[str, Any], code: Code) -> Value:
-        with _told_in_a_sentence():
-            value = self.compute(**inputs, **injected)
-            if parameters(injected.get("settings")) != code.parameters:
-                raise SettingsError("a file that the settings name changed while the run used it: run again")
-            return value
-
-    def _figure(self, context: AssetExecutionContext, value: Value, inputs: Inputs) -> bytes | None:
-        """The picture; one that cannot be drawn is told and costs nobody the derivative."""
-        try:
-            return self.picture(value, inputs, f"{self._key(context)}  {self.name}")
-        except Exception:
-            context.log.exception(f"the picture of {self.name} could not be drawn; the derivative itself is whole")
-            return None
+@functools.cache
+def _views(compute: Callable[..., Value]) -> Mapping[str, type[Section]]:
+    kinds = {name: kind for name, kind in typing.get_type_hints(compute).items() if name != "return"}
+    return {name: kind for name, kind in kinds.items() if inspect.isclass(kind) and issubclass(kind, Section)}
 
 
 def derivative(
     *,
     group: str,
     version: int,
-    picture: Picture,
+    figure: Figure,
     summary: Summary,
-    kinds: set[str] | frozenset[str] = frozenset(),
+    kinds: Collection[str] = (),
     libraries: tuple[str, ...] = (),
-    decisive: tuple[str, ...] = (),
+    version_relevant: Names = (),
+    networks: Names = (),
     bids: Mapping[str, Any] | None = None,
     pool: Pool = None,
-    mechanism: type[Derivative] = Derivative,
+    optional_inputs: Mapping[str, Condition] | None = None,
+    accepts_not_applicable: Collection[str] = (),
+    reference_grid: str | None = None,
+    members: Members | None = None,
+    only_if: Condition | None = None,
 ) -> Callable[[Callable[..., Value]], Derivative]:
-    """Declare a derivative: its asset group, the number of its algorithm (raised whenever the numbers it gives
-    change), its picture and summary, the libraries whose versions are told beside it, those that are decisive (another
-    release was measured to give other numbers, and so makes it stale: docs/versions.md), what its sidecar says in BIDS
-    terms, the concurrency pool that it counts in, and the kind of `Derivative` that it is."""
+    """Declare a derivative.
+
+    Args:
+        group: Asset group in Dagster.
+        version: Algorithm version, raised whenever the results change.
+        figure: Draws the value as PNG, from the value, the inputs and a title.
+        summary: Computes the summary numbers that the materialization shows, from the value and the inputs.
+        kinds: Kinds that Dagster shows, such as the file format.
+        libraries: Distributions whose versions are recorded.
+        version_relevant: Distributions that are recorded and count for the code version: another release was measured
+            to give other numbers, and makes the derivative stale (docs/versions.md). Or a function that returns them
+            for given settings.
+        networks: Networks whose weights the function uses, or a function that returns them for given settings. The
+            digests of their files count for the code version.
+        bids: BIDS fields of the sidecar.
+        pool: Concurrency pool of the step, or a function that returns it for given settings.
+        optional_inputs: For each parameter with a default: the condition on the settings under which it is an input.
+        accepts_not_applicable: Inputs that may be `NotApplicable` for a subject: the function gets that value. If any
+            other input is `NotApplicable`, so is the derivative, and the function is not called.
+        reference_grid: The derivative whose image defines the voxel grid (BIDS `SpatialReference`); None for a value
+            without a grid, and for the image that defines it.
+        members: For an asset without partitions: the subjects whose values it is computed from. Each input is then a
+            mapping from subject to value. None for an asset with one value per subject.
+        only_if: The condition on the settings under which the asset exists; None if it always does.
+
+    The decorator raises TypeError if the function's defaults do not match `optional_inputs`, or if two of its settings
+    have the same name.
+    """
 
     def declare(compute: Callable[..., Value]) -> Derivative:
-        return mechanism(
-            compute, group, version, picture, summary, frozenset(kinds), libraries, decisive, bids or {}, pool
+        return Derivative(
+            compute=compute,
+            group=group,
+            version=version,
+            figure=figure,
+            summary=summary,
+            kinds=frozenset(kinds),
+            libraries=libraries,
+            version_relevant=version_relevant,
+            networks=networks,
+            bids=bids or {},
+            pool=pool,
+            optional_inputs=optional_inputs or {},
+            accepts_not_applicable=frozenset(accepts_not_applicable),
+            reference_grid=reference_grid,
+            members=members,
+            only_if=only_if,
         )
 
     return declare
-
-
-def _not_applicable(inputs: Inputs) -> NotApplicable | None:
-    """What follows when an input does not exist for this subject: neither does this."""
-    for name, value in inputs.items():
-        if isinstance(value, NotApplicable):
-            return NotApplicable(f"needs {name}, which is not applicable: {value.reason}")
-    return None
-
-
-@contextmanager
-def _told_in_a_sentence() -> Iterator[None]:
-    """An error that a person can act on is shown as its sentence, without the code's path to it."""
-    try:
-        yield
-    except ActionableError as error:
-        raise Failure(str(error), allow_retries=False) from None
-
-
-def _loaded(context: AssetExecutionContext, deferred: Deferred) -> Value:
-    """An input. Where the store does not have it as the log says, that is recorded, so that it will be made again."""
-    with _told_in_a_sentence():
-        try:
-            return deferred.load()
-        except Lost as error:
-            report_lost(context.instance, deferred.asset, deferred.partition, str(error))
-            raise
-
-
-def _kept(context: AssetExecutionContext, before: Recorded, known: Mapping[str, Recorded]) -> MaterializeResult[Made]:
-    """A step that has nothing to do: nothing is loaded, computed or stored; what was recorded is recorded again."""
-    context.log.info(f"{context.asset_key.to_user_string()} is fresh: kept as it is")
-    return MaterializeResult(
-        data_version=DataVersion(before.data_version),
-        metadata={**before.metadata, KEPT: True},
-        tags=_source_versions(known),
-    )
-
-
-def _source_versions(known: Mapping[str, Recorded]) -> dict[str, str]:
-    """Dagster records the hash of nothing for the version of an observed parent; this is the true one."""
-    return {f"{INPUT_DATA_VERSION_TAG}/{name}": event.data_version for name, event in known.items() if name in SOURCES}
-
-
-def _never_made(deferred: Deferred) -> NoReturn:
-    with _told_in_a_sentence():
-        deferred.load()
-    raise AssertionError("what the event log does not know was loaded")
-
-
-def stored_uris(asset: str, key: StoreKey, event: Recorded) -> list[str]:
-    """The files of a derivative, as BIDS URIs; its sidecar where it has no others."""
-    files = [file for file in event.values.get("files") or [] if not file.endswith("_figure.png")]
-    return [f"bids::{PurePosixPath(key.folder, file)}" for file in files] or [f"bids::{NAMES[asset].sidecar(key)}"]
-
-
-def _describe(value: Value) -> dict[str, str]:
-    """Shape and voxel size in words, as far as the value has them."""
-    if isinstance(value, NotApplicable):
-        return {NOT_APPLICABLE: value.reason}
-    if isinstance(value, MapSet):
-        first = next(iter(value.values()))
-        maps = ", ".join(name + "".join(f" ({size})" for size in one.shape[3:]) for name, one in value.items())
-        return {"shape": f"{_times(first.grid)}: {maps}", "voxel_size_mm": _times(first.voxel_size)}
-    image: OnGrid | None = value.volume if isinstance(value, Dwi) else value if isinstance(value, Volume) else None
-    return {"shape": _times(image.shape), "voxel_size_mm": _times(image.voxel_size)} if image else {}
-
-
-def _times(sizes: Iterable[float]) -> str:
-    return " x ".join(f"{size:.4g}" for size in sizes)
-
-
-def _thumbnail(figure: bytes) -> MetadataValue[Any]:
-    from kwneuro_assets.quality.render import markdown_image, thumbnail
-
-    return MetadataValue.md(markdown_image(thumbnail(figure)))
-
-
-def _libraries(names: Iterable[str]) -> dict[str, str]:
-    return {"python": platform.python_version(), **library_versions(("kwneuro-assets", "numpy", *sorted(names)))}

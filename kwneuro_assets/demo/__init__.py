@@ -1,0 +1,1 @@
+"""The synthetic subject with known truth, and DIPY's Sherbrooke dataset."""

@@ -1,9 +1,9 @@
-"""The synthetic head: which tissue lies where, as formulas of position.
+"""The synthetic head: tissues as formulas of position.
 
-Positions are in mm in a frame like MNI's (x right, y front, z up, the anterior commissure near the origin) and of
-adult size; `HEAD_SCALE` makes the head smaller. A *depth* is an approximate signed distance in mm, positive
-inside. Shapes on both sides are written once, for the right, and used with |x|. Left and right differ in the cortex,
-which is random, and in one lesion of free water in the left frontal lobe.
+Positions are in mm in a frame like MNI's (x right, y anterior, z superior, the anterior commissure near the origin) and
+of adult size; `HEAD_SCALE` makes the head smaller. A *depth* is an approximate signed distance in mm, positive
+inside. Bilateral shapes are defined once, for the right side, and evaluated at |x|. Left and right differ in the random
+pattern of the cortex and in one lesion of free water in the left frontal lobe.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from numpy.typing import ArrayLike, NDArray
 Points = NDArray[np.float32]  # (n, 3)
 Depth = NDArray[np.float32]  # (n,)
 
-HEAD_SCALE = 0.84  # of an adult's: a child's head, whose voxels can be computed in minutes
+HEAD_SCALE = 0.84  # relative to an adult: the size of a child's head, whose voxels are computed in minutes
 
 CORTEX = 2.8  # mm, thickness of the cerebral cortex (2 to 4 in humans)
-CEREBELLAR_CORTEX = 4.5  # mm, cortex and folia, which no voxel of this size tells apart
-SULCUS_WIDTH = 1.6  # mm, of fluid between two banks
+CEREBELLAR_CORTEX = 4.5  # mm, cortex and folia, which voxels of this size do not resolve
+SULCUS_WIDTH = 1.6  # mm of CSF between two banks
 SULCUS_DEPTH = 16.0  # mm
-SULCUS_SPACING = 12.0  # mm from one sulcus to the next
+SULCUS_SPACING = 12.0  # mm between two sulci
 FLUID_LAYER = 3.0  # mm of cerebrospinal fluid between brain and skull
 SKULL_THICKNESS = 6.0  # mm
 SCALP_THICKNESS = 6.0  # mm
-FORAMEN_MAGNUM = -62.0  # z below which the brainstem is spinal cord and no longer brain
+FORAMEN_MAGNUM = -62.0  # mm, z below which the brainstem is spinal cord, not brain
 
-LESION_CENTRE = (-29.0, 36.0, 16.0)  # left frontal white matter
-LESION_RADIUS = 8.5
-LESION_WATER = 0.7  # share of the tissue that the lesion replaces by free water
+LESION_CENTER = (-29.0, 36.0, 16.0)  # left frontal white matter
+LESION_RADIUS = 8.5  # mm
+LESION_FREE_WATER = 0.7  # fraction of the tissue that is free water in the lesion
 
-TISSUES = ("white", "grey", "fluid", "scalp", "muscle", "marrow", "bone", "eye")
-WHITE, GREY, FLUID, SCALP, MUSCLE, MARROW, BONE, EYE = range(len(TISSUES))
+TISSUES = ("white", "gray", "fluid", "scalp", "muscle", "marrow", "bone", "eye")
+WHITE, GRAY, FLUID, SCALP, MUSCLE, MARROW, BONE, EYE = range(len(TISSUES))
 NO_TISSUE = len(TISSUES)
 
 
 @dataclass(frozen=True, eq=False)
 class Cortex:
-    """The pattern of one head's sulci: where a sum of random plane waves on a sphere is zero."""
+    """The pattern of the sulci of one head: the zeros of a sum of random plane waves on a sphere."""
 
     waves: NDArray[np.float32]  # (k, 3), radians per mm
     phases: NDArray[np.float32]  # (k,)
@@ -52,7 +52,7 @@ class Cortex:
         return cls(waves.astype(np.float32), generator.uniform(0, 2 * np.pi, count).astype(np.float32))
 
     def distance_to_sulcus(self, points: Points) -> Depth:
-        """Distance in mm to the middle of the nearest sulcus, about; sulci are sheets along the radii of the brain."""
+        """Approximate distance in mm to the middle of the nearest sulcus; sulci follow the radii of the brain."""
         radii: Points = np.array([68, 88, 62], np.float32)
         radial: Points = (points - np.asarray((0, -16, 10), np.float32)) / radii
         norm = _length(radial).clip(1e-3)
@@ -61,42 +61,42 @@ class Cortex:
         for wave, phase in zip(self.waves, self.phases, strict=True):
             field += np.cos(sphere @ wave + phase)
         field *= np.sqrt(2 / len(self.phases))
-        # The mean slope of a field of unit variance, along the sphere; further in, the sheets are closer together.
+        # The mean slope of a field of unit variance along the sphere; closer to the center, sulci are closer together.
         return norm * np.abs(field) / np.float32(np.pi / SULCUS_SPACING * np.sqrt(2 / 3))
 
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """The head at n points: whether in the brain (n,), and the share of each of TISSUES (n, 8), none in air."""
+    """The head at n points: whether in the brain (n,), and the fraction of each of TISSUES (n, 8), zero in air."""
 
     brain: NDArray[np.bool_]
-    shares: NDArray[np.float32]
+    fractions: NDArray[np.float32]
 
 
 def head(points: Points, cortex: Cortex) -> Head:
-    """The tissues at `points` (n, 3) in mm of the adult frame: one each, save in the lesion."""
+    """The tissues at `points` (n, 3) in mm of the adult frame: one tissue per point, except in the lesion."""
     cavity = _cavity(points)
     inside = cavity > 0
     tissue = np.full(len(points), NO_TISSUE, np.intp)
     tissue[~inside] = _around_the_cavity(points[~inside], cavity[~inside])
     brain = np.zeros(len(points), np.bool_)
     tissue[inside], brain[inside] = _in_the_cavity(points[inside], cortex)
-    shares = np.eye(len(TISSUES) + 1, len(TISSUES), dtype=np.float32)[tissue]
-    _add_lesion(points, shares)
-    return Head(brain, shares)
+    fractions = np.eye(len(TISSUES) + 1, len(TISSUES), dtype=np.float32)[tissue]
+    _add_lesion(points, fractions)
+    return Head(brain, fractions)
 
 
-def ellipsoid(points: Points, centre: ArrayLike, radii: ArrayLike) -> Depth:
-    """Depth inside an ellipsoid, first order: exact on its surface and for spheres."""
+def ellipsoid(points: Points, center: ArrayLike, radii: ArrayLike) -> Depth:
+    """Depth inside an ellipsoid, to first order: exact on its surface and for spheres."""
     axes: Points = np.asarray(radii, np.float32)
-    scaled: Points = (points - np.asarray(centre, np.float32)) / axes
+    scaled: Points = (points - np.asarray(center, np.float32)) / axes
     norm = _length(scaled).clip(1e-3)
     depth: Depth = norm * (1 - norm) / _length(scaled / axes).clip(1e-6)
     return depth
 
 
 def tube(points: Points, start: ArrayLike, end: ArrayLike, radii: tuple[float, float]) -> Depth:
-    """Depth inside a straight tube with round ends whose radius goes from the first of `radii` to the second."""
+    """Depth inside a straight tube with round ends; its radius changes linearly from `radii[0]` to `radii[1]`."""
     origin = np.asarray(start, np.float32)
     axis = np.asarray(end, np.float32) - origin
     along: Depth = ((points - origin) @ axis / (axis @ axis)).clip(0, 1)
@@ -105,7 +105,7 @@ def tube(points: Points, start: ArrayLike, end: ArrayLike, radii: tuple[float, f
 
 
 def join(first: Depth, second: Depth, blend: float) -> Depth:
-    """Depth inside the union, the crease between the two filled over `blend` mm."""
+    """Depth inside the union of two shapes, with the crease between them filled over `blend` mm."""
     overlap = (blend - np.abs(first - second)).clip(0) / blend
     depth: Depth = np.maximum(first, second) + overlap**2 * (blend / 4)
     return depth
@@ -115,18 +115,18 @@ def _in_the_cavity(points: Points, cortex: Cortex) -> tuple[NDArray[np.intp], ND
     """The tissue at points in the skull and spinal canal, and whether they are brain."""
     side = _right(points)
     cerebrum, cerebellum, stem = _cerebrum(side), _cerebellum(side), _brainstem(points)
-    # The creases between the parts count as brain, as they do for those who draw its outline.
+    # The creases between the parts count as brain, as in manual segmentations.
     brain = join(join(cerebrum, cerebellum, 6), np.minimum(stem, points[:, 2] - FORAMEN_MAGNUM), 6) > 0
     pia = np.minimum(cerebrum, _from_sulci(points, side, cerebrum, cortex))
-    deep = _deep_grey(side) > 0
-    grey = (pia > 0) | (cerebellum > 0)
+    deep = _deep_gray(side) > 0
+    gray = (pia > 0) | (cerebellum > 0)
     white = ((pia > CORTEX) | (cerebellum > CEREBELLAR_CORTEX) | (stem > 0)) & ~deep
     fluid = _ventricles(side) > 0
-    return np.select([fluid, white, grey], [FLUID, WHITE, GREY], FLUID), brain
+    return np.select([fluid, white, gray], [FLUID, WHITE, GRAY], FLUID), brain
 
 
 def _around_the_cavity(points: Points, cavity: Depth) -> NDArray[np.intp]:
-    """The tissue at points outside: skull, scalp, face, eyes and neck, in air."""
+    """The tissue at points outside the cavity: skull, scalp, face, eyes and neck, surrounded by air."""
     side = _right(points)
     face = ellipsoid(side, (0, 40, -56), (58, 48, 62))
     neck = np.minimum(56 - np.hypot(points[:, 0], points[:, 1] + 26), -30 - points[:, 2])
@@ -145,16 +145,16 @@ def _around_the_cavity(points: Points, cavity: Depth) -> NDArray[np.intp]:
 
 
 def _cavity(points: Points) -> Depth:
-    """The inside of the skull and of the spinal canal: the brain's shape without its creases, and the fluid."""
+    """Depth inside the skull and the spinal canal: the brain without its creases, and the CSF around it."""
     smooth = points.copy()
-    smooth[:, 0] = np.hypot(points[:, 0], 12)  # no notch between the halves
+    smooth[:, 0] = np.hypot(points[:, 0], 12)  # no notch between the hemispheres
     vault = join(_cerebrum(smooth), _cerebellum(smooth), 22)
     stem = _brainstem(points)
     return np.maximum(join(vault, stem, 12) + FLUID_LAYER, stem + 2)
 
 
 def _cerebrum(side: Points) -> Depth:
-    # Flat below, where it rests on the skull base and the tentorium; the temporal lobe hangs beside it.
+    # Flat below, on the skull base and the tentorium; the temporal lobe extends below that plane.
     floor = side[:, 2] + 17
     return join(-join(-_hemisphere(side), -floor, 12), _temporal_lobe(side), 10)
 
@@ -179,9 +179,9 @@ def _brainstem(points: Points) -> Depth:
 
 
 def _from_sulci(points: Points, side: Points, cerebrum: Depth, cortex: Cortex) -> Depth:
-    """Distance to the fluid of the sulci, of the fissure between the hemispheres and of the Sylvian fissure."""
+    """Distance to the CSF of the sulci, of the longitudinal fissure and of the Sylvian fissure."""
     sulcus = np.full(len(points), np.inf, np.float32)
-    # Sulci go down from the rounded surface, not from the flat base, where radii would run along it.
+    # Sulci extend from the curved surface, not from the flat base, which is parallel to the radii.
     depth = np.maximum(_hemisphere(side), _temporal_lobe(side))
     near = (cerebrum > 0) & (depth < SULCUS_DEPTH + CORTEX)
     sulcus[near] = np.maximum(cortex.distance_to_sulcus(points[near]) - SULCUS_WIDTH / 2, depth[near] - SULCUS_DEPTH)
@@ -192,7 +192,7 @@ def _from_sulci(points: Points, side: Points, cerebrum: Depth, cortex: Cortex) -
     return np.minimum(np.minimum(sulcus, between), np.minimum(sylvian, outward))
 
 
-def _deep_grey(side: Points) -> Depth:
+def _deep_gray(side: Points) -> Depth:
     thalamus = ellipsoid(side, (10, -18, 8), (8, 15, 8))
     putamen = ellipsoid(side, (29, 2, 2), (5, 17, 10))
     caudate = ellipsoid(side, (14, 16, 8), (5, 11, 8))
@@ -200,7 +200,7 @@ def _deep_grey(side: Points) -> Depth:
 
 
 def _ventricles(side: Points) -> Depth:
-    course = [  # of the lateral ventricle: position and radius
+    lateral = [  # lateral ventricle: position and radius
         ((8, 30, 4), 4.0),
         ((8, 12, 16), 4.5),
         ((13, -20, 19), 5.0),
@@ -210,24 +210,24 @@ def _ventricles(side: Points) -> Depth:
     temporal_horn = [((24, -40, 13), 5.0), ((35, -28, -9), 2.5), ((32, -8, -18), 2.0)]
     depth = tube(side, (0, -28, -3), (0, 2, 0), (2.0, 2.0))  # third ventricle
     depth = np.maximum(depth, tube(side, (0, -28, 6), (0, 2, 8), (1.8, 1.8)))
-    depth = np.maximum(depth, ellipsoid(side, (0, -41, -33), (7, 5, 9)))  # fourth
-    for horn in (course, temporal_horn):
+    depth = np.maximum(depth, ellipsoid(side, (0, -41, -33), (7, 5, 9)))  # fourth ventricle
+    for horn in (lateral, temporal_horn):
         for (start, first), (end, last) in pairwise(horn):
             depth = np.maximum(depth, tube(side, start, end, (first, last)))
     return depth
 
 
-def _add_lesion(points: Points, shares: NDArray[np.float32]) -> None:
-    """Replaces most of the tissue by free water inside the lesion, less towards its edge."""
-    water = LESION_WATER * (ellipsoid(points, LESION_CENTRE, (LESION_RADIUS,) * 3) / 3).clip(0, 1)
-    for tissue in (WHITE, GREY):
-        moved = shares[:, tissue] * water
-        shares[:, tissue] -= moved
-        shares[:, FLUID] += moved
+def _add_lesion(points: Points, fractions: NDArray[np.float32]) -> None:
+    """Replace most of the tissue inside the lesion by free water, less towards its edge."""
+    water = LESION_FREE_WATER * (ellipsoid(points, LESION_CENTER, (LESION_RADIUS,) * 3) / 3).clip(0, 1)
+    for tissue in (WHITE, GRAY):
+        moved = fractions[:, tissue] * water
+        fractions[:, tissue] -= moved
+        fractions[:, FLUID] += moved
 
 
 def _airways(side: Points) -> Depth:
-    """Nose, throat and the sinuses beside the nose, behind the ear and in the forehead: as dark as bone."""
+    """Depth inside nose, throat, and maxillary, mastoid and frontal air cells, which are as dark as bone."""
     shapes = [
         ((0, 58, -42), (9, 26, 22)),
         ((24, 50, -52), (13, 14, 15)),
@@ -236,13 +236,13 @@ def _airways(side: Points) -> Depth:
         ((10, 76, -2), (12, 5, 12)),
     ]
     depth = ellipsoid(side, *shapes[0])
-    for centre, radii in shapes[1:]:
-        depth = np.maximum(depth, ellipsoid(side, centre, radii))
+    for center, radii in shapes[1:]:
+        depth = np.maximum(depth, ellipsoid(side, center, radii))
     return depth
 
 
 def _right(points: Points) -> Points:
-    """The points, those on the left mirrored to the right."""
+    """The points, with points on the left mirrored to the right."""
     side = points.copy()
     side[:, 0] = np.abs(side[:, 0])
     return side

@@ -1,8 +1,8 @@
-"""The diffusion signal of the synthetic tissues: the model that NODDI assumes (Zhang 2012), computed forwards.
+"""The diffusion signal of the synthetic tissues: the forward model of NODDI (Zhang 2012).
 
-Neurites are sticks, dispersed about their bundle's direction by a Watson distribution. Around them water
-diffuses hindered, in a tensor whose diffusivities follow from the neurite density (tortuosity) and the dispersion. Free
-water diffuses freely. Grey matter is the same with neurites in every direction.
+Neurites are sticks, dispersed about the direction of their bundle by a Watson distribution. The extra-neurite water has
+hindered diffusion, a tensor whose diffusivities follow from the neurite density (tortuosity) and the dispersion. Free
+water diffuses isotropically. Gray matter has neurites in all directions.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from kwneuro_assets.derivations.directions import fibonacci_directions
 
 PARALLEL = 1.7e-3  # mm^2/s, along neurites (Zhang 2012)
 FREE_WATER = 3.0e-3  # mm^2/s, at body temperature
-DISPERSION = 0.06  # orientation dispersion index of a bundle: 0 is parallel, 1 every direction
+DISPERSION = 0.06  # orientation dispersion index of a bundle: 0 is parallel, 1 isotropic
 
-_DIRECTIONS = 2000  # of the half sphere, over which the Watson distribution is summed
-_ANGLES = 129  # entries of the table over the cosine
+_DIRECTIONS = 2000  # directions on the half sphere in the sum over the Watson distribution
+_ANGLES = 129  # entries of the lookup table over the cosine
 
 
-def fibre_signal(bvalue: float, cosine: NDArray[np.float32], density: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Attenuation of a bundle's tissue, of the shape of `cosine`.
+def fiber_signal(bvalue: float, cosine: NDArray[np.float32], density: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Attenuation of the tissue of a bundle, with the shape of `cosine`.
 
-    `cosine` is that of the angle between gradient and fibre, `density` the neurite density (broadcast against it).
+    `bvalue` is in s/mm^2, `cosine` is that of the angle between gradient and fiber, and `density` is the neurite
+    density, broadcast against `cosine`.
     """
     grid, sticks, alignment = _dispersed_sticks(bvalue)
     inside = np.interp(np.abs(cosine), grid, sticks).astype(np.float32)
@@ -37,8 +38,9 @@ def fibre_signal(bvalue: float, cosine: NDArray[np.float32], density: NDArray[np
 
 @lru_cache(maxsize=16)
 def _dispersed_sticks(bvalue: float) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """Cosines between gradient and bundle, the attenuation inside neurites at each, and the neurites' mean squared
-    cosine with their bundle."""
+    """Cosines between gradient and bundle, the intra-neurite attenuation at each, and the mean squared cosine between
+    neurites and bundle.
+    """
     directions = fibonacci_directions(_DIRECTIONS)
     weight = np.exp(directions[:, 2] ** 2 / np.tan(np.pi * DISPERSION / 2))  # Watson, kappa = 1 / tan(pi/2 ODI)
     weight /= weight.sum()
@@ -48,7 +50,7 @@ def _dispersed_sticks(bvalue: float) -> tuple[NDArray[np.float64], NDArray[np.fl
 
 
 def isotropic_signal(bvalue: float, density: float) -> float:
-    """Attenuation of tissue with neurites of this density in every direction."""
+    """Attenuation of tissue with this density of neurites in all directions; `bvalue` in s/mm^2."""
     cosines = (np.arange(500) + 0.5) / 500
     sticks = float(np.exp(-bvalue * PARALLEL * cosines**2).mean())
     around = float(np.exp(-bvalue * PARALLEL * (1 - 2 * density / 3)))

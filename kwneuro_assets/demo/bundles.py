@@ -1,12 +1,12 @@
-"""The white-matter bundles of the synthetic head, as formulas: where each runs, and in which direction.
+"""The white-matter bundles of the synthetic head: positions and directions as formulas.
 
-Every bundle is a family of curves around a centre line, so its direction is the derivative of those curves and exact
-everywhere. Positions are those of `anatomy`: mm, adult size, x right, y front, z up; directions are
-therefore in the world frame.
+Every bundle is a family of curves around a center line, so its direction is the derivative of these curves and exact
+everywhere. Positions are those of `anatomy`: mm, adult size, x right, y anterior, z superior. Directions are therefore
+in the world frame.
 
-The corpus callosum (left-right, fanning up, its ends bending forward and backward), the corona radiata with the
-corticospinal tract (up-down) and the superior longitudinal fasciculus (front-back) cross in the centrum semiovale of
-either side, two and three in one voxel; elsewhere white matter runs to the nearest cortex.
+The corpus callosum (left-right, fanning upwards, bending at both ends), the corona radiata with the corticospinal tract
+(inferior-superior) and the superior longitudinal fasciculus (posterior-anterior) cross in the centrum semiovale of both
+hemispheres, with two and three fiber populations per voxel. Elsewhere fibers point to the nearest cortex.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from numpy.typing import ArrayLike, NDArray
 from kwneuro_assets.demo.anatomy import Points
 
 Values = NDArray[np.float32]  # (n,)
-EDGE = 0.35  # share of a bundle's radius over which it fades
-SHORT_FIBRES = 0.25  # weight of the fibres to the nearest cortex beside bundles of weight 1
-LEAST_SHARE = 0.12  # of the white matter; a population below it is left out
-MOST_FIBRES = 3  # in one voxel
+EDGE = 0.35  # fraction of a bundle's radius over which its weight decreases to 0
+SHORT_FIBERS = 0.25  # weight of the fibers to the nearest cortex; bundles have weight 1
+MIN_FRACTION = 0.12  # of the white matter; smaller fiber populations are removed
+MAX_FIBERS = 3  # per voxel
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A bundle at some points: its weight (n,), 0 outside and 1 inside, unit direction (n, 3) and neurite density."""
+    """A bundle at n points: weight (n,) from 0 outside to 1 inside, unit direction (n, 3), and neurite density."""
 
     name: str
     weight: Values
@@ -36,47 +36,56 @@ class Bundle:
 
 
 @dataclass(frozen=True, eq=False)
-class Fibres:
-    """The fibre populations at some points: shares of the white matter (n, 3), the largest first, which sum to 1,
-    their unit directions (n, 3, 3) in the world frame, and the mean neurite density (n,) of all."""
+class Fibers:
+    """The fiber populations at n points.
 
-    shares: NDArray[np.float32]
+    `fractions` (n, 3) of the white matter, largest first, sum to 1; `directions` (n, 3, 3) are unit vectors in the
+    world frame; `neurite_density` (n,) is the mean over the populations.
+    """
+
+    fractions: NDArray[np.float32]
     directions: NDArray[np.float32]
     neurite_density: Values
 
 
-def fibres(points: Points) -> Fibres:
-    """The fibre populations that white matter has at `points` (n, 3) in mm of the adult frame."""
+def fibers(points: Points) -> Fibers:
+    """The fiber populations of white matter at `points` (n, 3) in mm of the adult frame."""
     found = bundles(points)
     weights = np.stack([bundle.weight for bundle in found], axis=1)
     directions = np.stack([bundle.direction for bundle in found], axis=1)
-    order = np.argsort(-weights, axis=1, kind="stable")[:, :MOST_FIBRES]
+    order = np.argsort(-weights, axis=1, kind="stable")[:, :MAX_FIBERS]
     weights = np.take_along_axis(weights, order, axis=1)
-    shares = weights / weights.sum(axis=1, keepdims=True)
-    shares *= shares >= LEAST_SHARE
-    shares /= shares.sum(axis=1, keepdims=True)
+    fractions = weights / weights.sum(axis=1, keepdims=True)
+    fractions *= fractions >= MIN_FRACTION
+    fractions /= fractions.sum(axis=1, keepdims=True)
     density = np.array([bundle.neurite_density for bundle in found], np.float32)[order]
-    return Fibres(shares, np.take_along_axis(directions, order[..., None], axis=1), (shares * density).sum(axis=1))
+    return Fibers(
+        fractions, np.take_along_axis(directions, order[..., None], axis=1), (fractions * density).sum(axis=1)
+    )
 
 
 def bundles(points: Points) -> list[Bundle]:
-    """All bundles at `points` (n, 3), the fibres to the nearest cortex last."""
+    """All bundles at `points` (n, 3) in mm of the adult frame, the fibers to the nearest cortex last."""
     x = points[:, 0]
     right = points.copy()
     right[:, 0] = np.abs(x)
-    # A curve through the right half, seen in a mirror, runs through the left half.
+    # Curves in the left hemisphere are mirror images of those in the right.
     mirror = np.where(x[:, None] < 0, np.array([-1, 1, 1], np.float32), np.array([1, 1, 1], np.float32))
-    pairs = (_corona_radiata, _superior_longitudinal, _inferior_longitudinal, _cingulum, _short_fibres)
-    halves = [make(right) for make in pairs]
-    whole = [_corpus_callosum(points), _middle_cerebellar_peduncle(points)]
-    return whole + [Bundle(b.name, b.weight, b.direction * mirror, b.neurite_density) for b in halves]
+    pairs = (_corona_radiata, _superior_longitudinal, _inferior_longitudinal, _cingulum, _short_fibers)
+    paired = [bundle(right) for bundle in pairs]
+    unpaired = [_corpus_callosum(points), _middle_cerebellar_peduncle(points)]
+    return unpaired + [Bundle(b.name, b.weight, b.direction * mirror, b.neurite_density) for b in paired]
+
+
+def callosal_level(points: Points) -> Values:
+    """Where the callosal curve through each point (n, 3) crosses the midline: mm (n,) to the front of its middle."""
+    return np.asarray((points[:, 1] + 8) / (1 + 0.0006 * points[:, 0] ** 2), np.float32)
 
 
 def _corpus_callosum(points: Points) -> Bundle:
-    """Curves from half to half: z rises with x^2 and fans; y moves away from the middle, as in the forceps."""
-    x, y, z = points.T
-    spread = 1 + 0.0006 * x**2
-    level = (y + 8) / spread  # where the curve crosses the midline, from the middle of the callosum
+    """Curves between the hemispheres: z increases with x^2 and fans out; y bends away from the middle (forceps)."""
+    x, _, z = points.T
+    level = callosal_level(points)
     height, slope = 24 - 9 * (level / 40) ** 2, 0.014
     width = 2.5 + 0.45 * np.hypot(x, 6)
     offset = (z - height - slope * x**2) / width
@@ -98,7 +107,7 @@ def _corona_radiata(points: Points) -> Bundle:
 
 
 def _superior_longitudinal(points: Points) -> Bundle:
-    """Front-back curves beside the corona radiata, arched up and out."""
+    """Posterior-anterior curves beside the corona radiata, arched upwards and outwards."""
     x, y, z = points.T
     across = (x - 36 + 0.002 * (y + 8) ** 2) / 8
     up = (z - 33 + 0.004 * (y + 8) ** 2) / 9
@@ -107,7 +116,7 @@ def _superior_longitudinal(points: Points) -> Bundle:
 
 
 def _inferior_longitudinal(points: Points) -> Bundle:
-    """Front-back curves from the temporal and frontal to the occipital lobe."""
+    """Posterior-anterior curves from the occipital to the temporal and frontal lobes."""
     x, y, z = points.T
     across = (x - 38 + 0.004 * (y + 15) ** 2) / 7
     up = (z + 7 - 0.002 * (y + 15) ** 2) / 7
@@ -116,7 +125,7 @@ def _inferior_longitudinal(points: Points) -> Bundle:
 
 
 def _cingulum(points: Points) -> Bundle:
-    """Front-back curves above the corpus callosum, beside the midline."""
+    """Posterior-anterior curves above the corpus callosum, beside the midline."""
     x, y, z = points.T
     up = (z - 38 + 0.008 * (y + 8) ** 2) / 5
     ends = ((y + 8) / 45) ** 4
@@ -130,15 +139,15 @@ def _middle_cerebellar_peduncle(points: Points) -> Bundle:
     return _bundle("middle cerebellar peduncle", np.hypot(out, (z + 33) / 9), (1, -0.056 * x, 0), 0.65)
 
 
-def _short_fibres(points: Points) -> Bundle:
-    """Fibres at right angles to the surface of the hemisphere, a little of them everywhere."""
+def _short_fibers(points: Points) -> Bundle:
+    """Fibers perpendicular to the surface of the hemisphere, with a small weight everywhere."""
     outward = (points - np.array([18, -16, 14], np.float32)) / np.array([48, 88, 56], np.float32) ** 2
-    everywhere = np.full(len(points), SHORT_FIBRES, np.float32)
-    return Bundle("short fibres", everywhere, _unit(outward), 0.52)
+    everywhere = np.full(len(points), SHORT_FIBERS, np.float32)
+    return Bundle("short fibers", everywhere, _unit(outward), 0.52)
 
 
 def _bundle(name: str, radius: Values, tangent: tuple[ArrayLike, ArrayLike, ArrayLike], density: float) -> Bundle:
-    """`radius` is 0 on the centre line and 1 on the bundle's surface; `tangent` need not be of unit length."""
+    """A bundle from its radius (0 on the center line, 1 on the surface) and its tangent (of any length)."""
     components = np.broadcast_arrays(*(np.asarray(part, np.float32) for part in tangent), radius)[:3]
     weight = ((1 - radius) / EDGE).clip(0, 1).astype(np.float32)
     return Bundle(name, weight, _unit(np.stack(components, axis=1)), density)

@@ -1,4 +1,4 @@
-"""The Sherbrooke 3-shell dataset, one person's real scan, as DIPY fetches it."""
+"""The Sherbrooke 3-shell dataset, a real scan of one subject, downloaded by DIPY."""
 
 from __future__ import annotations
 
@@ -8,46 +8,47 @@ import shutil
 from pathlib import Path
 
 from kwneuro_assets.errors import ActionableError
+from kwneuro_assets.subjects import BIDS_VERSION
 
 SUBJECT = "sub-01"
-PROBE = "https://dipy.org"  # any answer of it means that there is an internet
-REACHABLE_WITHIN = 10.0  # seconds; DIPY's fetcher itself tries for half a minute
+PROBE = "https://dipy.org"  # any response means that the internet is reachable
+CONNECT_TIMEOUT = 10.0  # seconds; DIPY's fetcher itself takes half a minute
 
 README = """\
-One person, three shells (b = 1000, 2000, 3500 s/mm^2, 64 directions each), from the Sherbrooke Connectivity Imaging
-Laboratory; fetched by DIPY (fetch_sherbrooke_3shell) and laid out by kwneuro-assets.
+One subject, three shells (b = 1000, 2000, 3500 s/mm^2, 64 directions each), from the Sherbrooke Connectivity Imaging
+Laboratory; downloaded by DIPY (fetch_sherbrooke_3shell) and converted to BIDS by kwneuro-assets.
 """
 
 
 class DatasetUnavailable(ActionableError):
-    """A public dataset that can be neither found here nor fetched: says why and what to do."""
+    """A public dataset is neither on this machine nor can it be downloaded; the message names reason and remedy."""
 
 
 def write_sherbrooke(folder: Path) -> Path:
-    """Writes the Sherbrooke 3-shell dataset into the BIDS dataset `folder` (made if need be) and returns `folder`.
+    """Write the Sherbrooke 3-shell dataset into the BIDS dataset `folder`, created if necessary; returns `folder`.
 
-    DIPY's fetcher downloads it once into `DIPY_HOME`, by default `~/.dipy`, and checks its checksums. The
-    files are hard links to those, or copies where the file system needs it.
+    DIPY's fetcher downloads it once into `DIPY_HOME`, by default `~/.dipy`, and verifies its checksums. The files are
+    hard links to the download, or copies on file systems without hard links.
 
-    Raises DatasetUnavailable where it has not been fetched and cannot be.
+    Raises DatasetUnavailable if the dataset is neither downloaded nor reachable.
     """
-    return lay_out(_fetched(), folder)
+    return write_as_bids(_fetched(), folder)
 
 
-def lay_out(fetched: Path, folder: Path) -> Path:
-    """Lays the three files of `fetched` (HARDI193.nii.gz, .bval, .bvec) out as subject `sub-01` of `folder`."""
+def write_as_bids(fetched: Path, folder: Path) -> Path:
+    """Write the three files of `fetched` (HARDI193.nii.gz, .bval, .bvec) as subject `sub-01` of `folder`."""
     dwi = folder / SUBJECT / "dwi"
     dwi.mkdir(parents=True, exist_ok=True)
     for suffix in ("nii.gz", "bval", "bvec"):
         _link_or_copy(fetched / f"HARDI193.{suffix}", dwi / f"{SUBJECT}_dwi.{suffix}")
-    description = {"Name": "Sherbrooke 3-shell", "BIDSVersion": "1.10.0", "DatasetType": "raw"}
+    description = {"Name": "Sherbrooke 3-shell", "BIDSVersion": BIDS_VERSION, "DatasetType": "raw"}
     (folder / "dataset_description.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     (folder / "README").write_text(README, encoding="utf-8")
     return folder
 
 
 def _fetched() -> Path:
-    """The folder in which DIPY keeps the dataset, fetched if need be."""
+    """DIPY's folder of the dataset, downloaded if necessary."""
     from dipy.data import fetcher
 
     place = Path(fetcher.dipy_home) / "sherbrooke_3shell"
@@ -55,11 +56,11 @@ def _fetched() -> Path:
         if not all((place / f"HARDI193.{suffix}").is_file() for suffix in ("nii.gz", "bval", "bvec")):
             _require_internet(PROBE)
         _, fetched = fetcher.fetch_sherbrooke_3shell()
-    # FetcherError is an Exception of DIPY's own, the others are OSErrors.
+    # FetcherError derives from Exception, the other errors from OSError.
     except (fetcher.FetcherError, OSError) as error:
         raise DatasetUnavailable(
-            f"Sherbrooke 3-shell dataset: not complete in {place} and not to be had from the internet ({error})."
-            " Connect to the internet (HTTPS_PROXY is respected), or fetch it on a machine that is connected with"
+            f"Sherbrooke 3-shell dataset: incomplete in {place}, and the download failed ({error})."
+            " Connect to the internet (HTTPS_PROXY is respected), or download it on another machine with"
             " `python -c 'from dipy.data import fetch_sherbrooke_3shell as f; f()'` and copy its folder"
             f" ~/.dipy/sherbrooke_3shell to {place}. The synthetic subject (`kwneuro-assets demo`) needs no internet."
         ) from error
@@ -67,12 +68,12 @@ def _fetched() -> Path:
 
 
 def _require_internet(url: str) -> None:
-    """Raises URLError where the host of `url` cannot be reached."""
+    """Raises URLError if the host of `url` is not reachable."""
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen
 
     try:
-        with urlopen(Request(url, method="HEAD"), timeout=REACHABLE_WITHIN):
+        with urlopen(Request(url, method="HEAD"), timeout=CONNECT_TIMEOUT):
             pass
     except HTTPError:
         pass

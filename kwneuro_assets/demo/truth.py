@@ -1,177 +1,131 @@
-"""How close derivatives of the synthetic subject came to what is known of it."""
+"""Scores derivatives of the synthetic subject against its ground truth."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kwneuro_assets.demo.measures import UNDEFINED, Measured, angles_to_nearest, dice, median_angle
+from kwneuro_assets.demo.tract_scores import TRACT_COMPARISONS
+from kwneuro_assets.demo.truth_files import Truth
 from kwneuro_assets.imaging import Dwi, MapSet, Volume
-from kwneuro_assets.imaging.volume import OnGrid, require_same_grid
+from kwneuro_assets.imaging.volume import OnGrid
 
-MOSTLY_WHITE = 0.7  # volume fraction from which a voxel counts as white matter
-ONLY_FIBRE = 0.95  # share of a voxel's fibres from which the first is the only one
-CROSSING = 0.4  # of the first fibre's volume, from which a second one is looked for
-MOSTLY_WATER = 0.5  # share of free water from which a voxel's neurite density means nothing
+CROSSING = 0.4  # minimum volume of a second fiber that is scored, relative to the first
+FREE_WATER = 0.5  # free-water fraction above which the neurite density of a voxel is undefined
 
 
 class Score(NamedTuple):
-    """One line of the table: the derivative, what was measured, and the result with its unit."""
+    """One comparison of a derivative with the truth; the other fields are those of `Measured`."""
 
     asset: str
     measure: str
+    value: float
     result: str
+    short: str = ""
 
 
 def score(store_values: Mapping[str, object], truth_folder: Path) -> list[Score]:
-    """Compares derivatives, by the names of their assets, with the truth that `write_phantom` wrote.
+    """Scores of derivatives, by asset name, against the ground truth that `write_phantom` wrote.
 
-    `brain_mask` is a Volume, `denoised_dwi` a Dwi, `dti`, `noddi` and `csd_peaks` are MapSets, all on the grid of the
-    truth; whatever is absent or not applicable has no lines. Maps are compared inside the true brain, and inside
-    `brain_mask` where it is given, since outside of it nothing was computed.
+    `brain_mask` is a Volume, `denoised_dwi` a Dwi, `dti`, `noddi` and `csd_peaks` are MapSets, and `tract_masks`,
+    `tract_endings` and `tract_orientations` are Volumes with TractSeg's names, all on the grid of the ground truth.
+    Derivatives that are absent or not applicable have no rows. All but `brain_mask` are compared inside the true brain
+    and inside `brain_mask` if it is given, because nothing is computed outside of it.
 
-    Raises InvalidData for a derivative on another grid, FileNotFoundError where there is no truth.
+    Raises InvalidData for a derivative on another grid, and FileNotFoundError if there is no ground truth.
     """
-    truth = _Truth(truth_folder)
-    rows: list[Score] = []
+    truth = Truth(truth_folder)
     inside = truth.load("mask").array > 0
-    mask = store_values.get("brain_mask")
-    if isinstance(mask, Volume):
-        truth.check(mask, "brain_mask")
-        rows.append(Score("brain_mask", "Dice with the true brain", f"{dice(mask.array > 0, inside):.3f}"))
-        inside = inside & (mask.array > 0)
-    denoised = store_values.get("denoised_dwi")
-    if isinstance(denoised, Dwi):
-        truth.check(denoised.volume, "denoised_dwi")
-        rows += _noise(denoised, inside, truth)
-    for asset, compare in _COMPARISONS.items():
-        maps = store_values.get(asset)
-        if isinstance(maps, MapSet):
-            truth.check(next(iter(maps.values())), asset)
-            rows += [Score(asset, measure, result) for measure, result in compare(maps, inside, truth)]
+    rows: list[Score] = []
+    for asset, (kind, compare) in _COMPARISONS.items():
+        value = store_values.get(asset)
+        if isinstance(value, kind):
+            truth.check(_on_grid(value), asset)
+            rows += [Score(asset, *measured) for measured in compare(value, inside, truth)]
+            if asset == "brain_mask":
+                inside = inside & (value.array > 0)
     return rows
 
 
-def dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
-    """The overlap of two masks, from 0 to 1 (Dice 1945)."""
-    return float(2 * np.count_nonzero(first & second) / (np.count_nonzero(first) + np.count_nonzero(second)))
+def _on_grid(value: Any) -> OnGrid:
+    grid: OnGrid = next(iter(value.values())) if isinstance(value, MapSet) else getattr(value, "volume", value)
+    return grid
 
 
-def angles_to_nearest(vectors: NDArray[np.floating], peaks: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Degrees (n,) from each axis in `vectors` (n, 3) to the nearest axis in `peaks` (n, k, 3).
-
-    Lengths and signs play no part; a peak of zero is none, and without any the angle is 90.
-    """
-    cosines = np.abs(np.einsum("nkc,nc->nk", _unit(peaks), _unit(vectors))).max(axis=1)
-    return np.asarray(np.degrees(np.arccos(np.clip(cosines, 0, 1))))
+def _brain_mask(mask: Volume, inside: NDArray[np.bool_], truth: Truth) -> list[Measured]:
+    overlap = dice(mask.array > 0, inside)
+    return [Measured("Dice with the true brain", overlap, f"{overlap:.3f}", "Dice")]
 
 
-class _Truth:
-    """The files of the truth folder, as values."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.grid = self.load("mask")
-
-    def load(self, name: str) -> Volume:
-        import nibabel
-
-        image = nibabel.Nifti1Image.from_filename(self.folder / f"{name}.nii.gz")
-        return Volume(np.asarray(image.dataobj), image.affine)
-
-    def noise_rms(self) -> float:
-        return float(json.loads((self.folder / "noise.json").read_text(encoding="utf-8"))["rms_in_mask"])
-
-    def check(self, volume: OnGrid, asset: str) -> None:
-        require_same_grid(volume, self.grid, asset, "the truth")
-
-    def fibres(self) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """Directions (x, y, z, 3, 3) scaled by volume fraction, the largest first, and the fractions (x, y, z, 3)."""
-        peaks = self.load("peaks_world").array
-        directions = peaks.reshape(*peaks.shape[:3], -1, 3)
-        return directions, np.linalg.norm(directions, axis=-1)
-
-    def only_fibre(self, inside: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-        """The white-matter voxels with one fibre population, and its direction in each (n, 3)."""
-        directions, fractions = self.fibres()
-        chosen = inside & (fractions[..., 0] > ONLY_FIBRE * fractions.sum(axis=-1)) & self.white_matter()
-        return chosen, directions[chosen][:, 0]
-
-    def white_matter(self) -> NDArray[np.bool_]:
-        return np.asarray(self.load("wm").array >= MOSTLY_WHITE)
-
-
-_Rows = list[tuple[str, str]]
-
-
-def _noise(denoised: Dwi, inside: NDArray[np.bool_], truth: _Truth) -> list[Score]:
+def _denoised_dwi(denoised: Dwi, inside: NDArray[np.bool_], truth: Truth) -> list[Measured]:
     error = denoised.array[inside] - truth.load("noise_free_dwi").array[inside]
     after = float(np.sqrt(np.mean(error**2, dtype=np.float64)))
     result = f"{after:.1f} ({truth.noise_rms():.1f} before denoising)"
-    return [Score("denoised_dwi", "root mean square error in the brain", result)]
+    return [Measured("root mean square error in the brain", after, result, "RMS error")]
 
 
-def _dti(maps: MapSet, inside: NDArray[np.bool_], truth: _Truth) -> _Rows:
-    chosen, fibre = truth.only_fibre(inside)
+def _dti(maps: MapSet, inside: NDArray[np.bool_], truth: Truth) -> list[Measured]:
+    chosen, fiber = truth.single_fiber(inside)
     found = maps["evecs"].array[chosen][:, None, :3]
-    return [("first eigenvector to the only fibre, median", _median_angle(angles_to_nearest(fibre, found)))]
+    angles = angles_to_nearest(fiber, found)
+    return [median_angle("first eigenvector to the single fiber, median", angles, "degrees")]
 
 
-def _noddi(maps: MapSet, inside: NDArray[np.bool_], truth: _Truth) -> _Rows:
+def _noddi(maps: MapSet, inside: NDArray[np.bool_], truth: Truth) -> list[Measured]:
     ndi, fwf = truth.load("ndi").array, truth.load("fwf").array
-    tissue = inside & (fwf < MOSTLY_WATER)
-    chosen, fibre = truth.only_fibre(inside)
+    tissue = inside & (fwf < FREE_WATER)
+    white = inside & truth.white_matter()
+    chosen, fiber = truth.single_fiber(inside)
+    angles = angles_to_nearest(fiber, maps["direction"].array[chosen][:, None, :])
     return [
-        ("NDI in white matter, mean absolute error", _mean_error(maps["ndi"], ndi, inside & truth.white_matter())),
-        ("NDI in grey and white matter, correlation", _correlation(maps["ndi"], ndi, tissue)),
-        ("FWF in the brain, mean absolute error", _mean_error(maps["fwf"], fwf, inside)),
-        ("FWF in the brain, correlation", _correlation(maps["fwf"], fwf, inside)),
-        (
-            "direction to the only fibre, median",
-            _median_angle(angles_to_nearest(fibre, maps["direction"].array[chosen][:, None, :])),
-        ),
+        _mean_error("NDI in white matter, mean absolute error", maps["ndi"], ndi, white, "NDI error"),
+        _correlation("NDI in gray and white matter, correlation", maps["ndi"], ndi, tissue),
+        _mean_error("FWF in the brain, mean absolute error", maps["fwf"], fwf, inside),
+        _correlation("FWF in the brain, correlation", maps["fwf"], fwf, inside),
+        median_angle("direction to the single fiber, median", angles),
     ]
 
 
-def _csd_peaks(maps: MapSet, inside: NDArray[np.bool_], truth: _Truth) -> _Rows:
-    directions, fractions = truth.fibres()
+def _csd_peaks(maps: MapSet, inside: NDArray[np.bool_], truth: Truth) -> list[Measured]:
+    directions, fractions = truth.fibers()
     peaks = maps["peaks"].array
     white = inside & truth.white_matter()
     rows = []
-    for index, name in enumerate(("first", "second")):
+    for index, (name, short) in enumerate((("first", "degrees"), ("second", ""))):
         chosen = white & (fractions[..., index] > CROSSING * fractions[..., 0])
         found = peaks[chosen].reshape(np.count_nonzero(chosen), -1, 3)
         angles = angles_to_nearest(directions[chosen][:, index], found)
-        rows.append((f"{name} fibre to the nearest peak, median", _median_angle(angles)))
+        rows.append(median_angle(f"{name} fiber to the nearest peak, median", angles, short))
     return rows
 
 
-_COMPARISONS: dict[str, Callable[[MapSet, NDArray[np.bool_], _Truth], _Rows]] = {
-    "dti": _dti,
-    "noddi": _noddi,
-    "csd_peaks": _csd_peaks,
+_Compare = Callable[[Any, NDArray[np.bool_], Truth], list[Measured]]
+_COMPARISONS: dict[str, tuple[type[Any], _Compare]] = {
+    "brain_mask": (Volume, _brain_mask),  # first: it limits where the others are compared
+    "denoised_dwi": (Dwi, _denoised_dwi),
+    "dti": (MapSet, _dti),
+    "noddi": (MapSet, _noddi),
+    "csd_peaks": (MapSet, _csd_peaks),
+    **{asset: (Volume, compare) for asset, compare in TRACT_COMPARISONS.items()},
 }
 
 
-def _median_angle(angles: NDArray[np.float64]) -> str:
-    return f"{np.median(angles):.1f} degrees in {angles.size} voxels" if angles.size else "no such voxel"
+def _mean_error(
+    measure: str, found: Volume, true: NDArray[np.float32], where: NDArray[np.bool_], short: str = ""
+) -> Measured:
+    if not where.any():
+        return Measured(measure, UNDEFINED, "no voxels", short)
+    error = float(np.abs(found.array[where] - true[where]).mean())
+    return Measured(measure, error, f"{error:.3f}", short)
 
 
-def _mean_error(found: Volume, true: NDArray[np.float32], where: NDArray[np.bool_]) -> str:
-    return f"{np.abs(found.array[where] - true[where]).mean():.3f}" if where.any() else "no such voxel"
-
-
-def _correlation(found: Volume, true: NDArray[np.float32], where: NDArray[np.bool_]) -> str:
+def _correlation(measure: str, found: Volume, true: NDArray[np.float32], where: NDArray[np.bool_]) -> Measured:
     if not where.any() or np.ptp(found.array[where]) == 0:
-        return "undefined: nothing varies"
-    return f"{np.corrcoef(found.array[where], true[where])[0, 1]:.3f}"
-
-
-def _unit(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True).astype(np.float64)
-    unit: NDArray[np.float64] = np.divide(vectors, lengths, out=np.zeros(vectors.shape), where=lengths > 0)
-    return unit
+        return Measured(measure, UNDEFINED, "undefined: constant values")
+    correlation = float(np.corrcoef(found.array[where], true[where])[0, 1])
+    return Measured(measure, correlation, f"{correlation:.3f}")

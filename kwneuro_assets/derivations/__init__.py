@@ -1,0 +1,1 @@
+"""Derivations: pure functions that compute derivatives from values, without Dagster and without paths."""

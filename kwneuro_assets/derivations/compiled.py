@@ -1,11 +1,11 @@
-"""Functions that numba compiles to machine code: on their first call on a machine, and kept on disk for the next.
+"""Functions that numba compiles to machine code on their first call, with a cache on disk.
 
-Compiling takes seconds, not minutes, and no compiler at installation. The code goes where Python keeps its own (beside
-the module, or the user's cache folder; `NUMBA_CACHE_DIR` names another) and is made anew for another processor,
-another numba or another version of the function. Threads share it, and it frees the interpreter while it runs.
+Compilation takes seconds, and needs no compiler at installation. The cache is next to the module or in the user's cache
+folder, as for Python's bytecode (`NUMBA_CACHE_DIR` overrides it). A function is recompiled for another processor,
+another numba, or a changed source file. Threads share the compiled code, which releases the GIL while it runs.
 
-What a compiled function calls must stand in its own file: numba looks at that file alone to tell whether the code on
-disk is that of the source. No option is set that would let the compiler reorder sums.
+A compiled function must be in the same file as the functions that it calls, because numba compares the cache with the
+date of this file only. No option is set that allows the compiler to reorder sums.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-TOLD = 0.5  # s: what was compiled before in this process takes none
+LOGGED = 0.5  # s: faster means that the function was already compiled in this process
 
 _compiling = threading.Lock()
 
@@ -27,25 +27,25 @@ log = logging.getLogger(__name__)
 
 
 def compiled(function: Function) -> Function:
-    """Decorator: the same function, compiled. It may call others that are compiled, and take arrays and numbers."""
-    numba: Any = import_module("numba")  # typed in some of its versions, and not for this use
+    """Decorator that compiles a function of arrays and numbers, which may call other compiled functions."""
+    numba: Any = import_module("numba")  # some versions have type annotations, but not for this use
     options = {"nogil": True, "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # numba's, where no folder is writable: every process compiles anew
+    except RuntimeError:  # from numba, if no cache folder is writable: every process compiles
         return numba.njit(**options)(function)
 
 
 def compile_now(function: Callable[..., Any], *arguments: object) -> None:
-    """Have a compiled function ready for arguments of these types, and log where that took a compilation."""
+    """Compiles a function for arguments of these types if necessary, and logs the compilation."""
     numba: Any = import_module("numba")
     dispatcher: Any = function
-    with _compiling:  # so that a thread that waits for another's compilation does not count it as its own
+    with _compiling:  # measured inside the lock: another thread's compilation does not count
         started = time.perf_counter()
         dispatcher.compile(tuple(numba.typeof(argument) for argument in arguments))
         seconds = time.perf_counter() - started
-    if dispatcher.stats.cache_hits or seconds < TOLD:
+    if dispatcher.stats.cache_hits or seconds < LOGGED:
         return
     where = dispatcher.stats.cache_path
-    kept = f"and is kept in {where}" if where else "as no folder for it is writable: set NUMBA_CACHE_DIR to one"
-    log.info("%s was compiled for this machine, which took %.1f s, %s", dispatcher.__name__, seconds, kept)
+    cache = f"cached in {where}" if where else "not cached: set NUMBA_CACHE_DIR to a writable folder"
+    log.info("Compiled %s for this machine in %.1f s, %s", dispatcher.__name__, seconds, cache)

@@ -1,8 +1,8 @@
-"""Constrained spherical deconvolution of one shell: fibre orientation distributions and their peaks.
+"""Constrained spherical deconvolution of one shell: fiber orientation distributions (FODs) and their peaks.
 
-Tournier, Calamante and Connelly, NeuroImage 35 (2007) 1459, in the formulation of MRtrix3's `dwi2fod csd`:
-least squares with a penalty on every direction in which the FOD is negative, solved again until the set of
-these directions no longer changes.
+Tournier, Calamante and Connelly, NeuroImage 35 (2007) 1459, doi:10.1016/j.neuroimage.2007.02.016, in the formulation of
+MRtrix3's `dwi2fod csd`: least squares with a penalty on each direction in which the FOD is negative, repeated until the
+set of these directions no longer changes.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kwneuro_assets.derivations.b0_signal import with_b0_signal
 from kwneuro_assets.derivations.directions import electrostatic_directions
 from kwneuro_assets.derivations.harmonics import convolution_factors, harmonics
 from kwneuro_assets.derivations.peaks import find_peaks
 from kwneuro_assets.derivations.response import require_contrast
-from kwneuro_assets.derivations.shells import MAX_ORDER, choose_shell
+from kwneuro_assets.derivations.shells import MAX_LMAX, choose_shell
 from kwneuro_assets.imaging import Dwi, MapSet, NotApplicable, ResponseFunction, Volume
 from kwneuro_assets.imaging.mapset import scatter
-from kwneuro_assets.imaging.volume import binary_mask, require_same_grid
+from kwneuro_assets.imaging.volume import mask_of
 from kwneuro_assets.progress import Progress, silent
 from kwneuro_assets.threads import in_blocks, one_blas_thread
 
@@ -27,36 +28,36 @@ Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 
 CONSTRAINED_DIRECTIONS = 300
-NEGATIVITY_WEIGHT = 50.0  # MRtrix3: times the response's l=0 coefficient over the number of directions
-NORM_WEIGHT = 0.0002  # MRtrix3: times the first diagonal entry of the normal matrix
-MOST_ROUNDS = 50  # MRtrix3
-STEPS = 12  # towards the first set, after which some two of 300 directions are wrong; 8 to 20 take as long
-BLOCK = 1000  # voxels whose peaks are found together: their grids take 4 MB
+NEGATIVITY_WEIGHT = 50.0  # MRtrix3's: times the response's l=0 coefficient over the number of directions
+NORM_WEIGHT = 0.0002  # MRtrix3's: times the first diagonal entry of the normal matrix
+MAX_ROUNDS = 50  # MRtrix3's
+STEPS = 12  # to the first set, in which about two of 300 directions are wrong; with 8 to 20 the fit takes as long
+BLOCK = 1000  # voxels at a time: their amplitudes on the peak grid take 4 MB
 
 
 @dataclass(frozen=True, eq=False)
 class Deconvolution:
-    """What all voxels share: the matrices of one shell's directions and one response, padded as `csd_solver` has them.
+    """The matrices of one shell and one response function, which all voxels share, padded for `csd_solver`.
 
-    The set of negative directions is first sought in float32, for many voxels at once. With the amplitudes C x, of
-    which min(C x, 0) = (C x - |C x|) / 2 is penalised, the equations read H x = right side + C' |C x| / 2, where H
-    is the normal matrix with half of every constraint. Steps x = H^-1 (...) of this always converge (the modulus
-    iteration of van Bokhoven, 1981), if slowly, and most of the set is soon known. Newton's rounds in `csd_solver`, the
-    formulation's own, start there: as the penalty is convex, they end where they would from anywhere else.
+    A first set of negative directions is found in float32, for many voxels at once. The penalty is on the negative part
+    of the amplitudes C x, min(C x, 0) = (C x - |C x|) / 2. The equations are then H x = right side + C' |C x| / 2,
+    where H is the normal matrix with half of every constraint. The iteration x = H^-1 (...) always converges (the
+    modulus iteration of van Bokhoven, 1981), although slowly, and soon finds most of the set. The Newton rounds of the
+    formulation, in `csd_solver`, start from this set. The penalty is convex: the result does not depend on the start.
     """
 
     coefficients: int
-    forward: Floats  # (directions, size): FOD to signal
-    unconstrained: Floats  # (size, size): forward' forward and the norm's weight
-    constrained: Floats  # (size, size): and every direction's constraint
-    rows: Floats  # (constrained directions, size): FOD to weighted amplitudes
-    columns: Floats  # its transpose
-    start: Singles  # (directions, coefficients): signal to first FOD
-    step: Singles  # (constrained directions, coefficients): amplitudes' absolute values to what they add to it
+    forward: Floats  # (directions, size): from FOD to signal
+    unconstrained: Floats  # (size, size): forward' forward, with the norm's weight on the diagonal
+    constrained: Floats  # (size, size): the same with the constraint of every direction
+    rows: Floats  # (constrained directions, size): from FOD to weighted amplitudes
+    columns: Floats  # (size, constrained directions): the transpose of `rows`
+    start: Singles  # (directions, coefficients): from signal to the first FOD
+    step: Singles  # (constrained directions, coefficients): from |amplitudes| to the change of the first FOD
 
     @classmethod
     def of(cls, directions: Floats, response: ResponseFunction, order: int) -> Deconvolution:
-        """For a shell's unit vectors (n, 3); the FOD's frame is theirs."""
+        """The matrices for the unit vectors (n, 3) of a shell; the FODs are in the frame of these vectors."""
         from kwneuro_assets.derivations.csd_solver import TOGETHER
 
         forward = harmonics(order, directions) * convolution_factors(response.coefficients, order)
@@ -78,19 +79,19 @@ class Deconvolution:
         )
 
     def fod(self, signals: Floats) -> Floats:
-        """FODs (voxels, coefficients) of signals (voxels, directions), in the basis of `harmonics`."""
+        """The FODs (voxels, coefficients) of signals (voxels, directions), in the basis of `harmonics`."""
         from kwneuro_assets.derivations.compiled import compile_now
         from kwneuro_assets.derivations.csd_solver import deconvolve
 
         fods = np.empty((len(signals), self.coefficients))
         matrices = (self.unconstrained, self.constrained, self.rows, self.columns)
-        arguments = (signals @ self.forward, self._probably_negative(signals), fods, *matrices, MOST_ROUNDS)
+        arguments = (signals @ self.forward, self._probably_negative(signals), fods, *matrices, MAX_ROUNDS)
         compile_now(deconvolve, *arguments)
         deconvolve(*arguments)
         return fods
 
     def _probably_negative(self, signals: Floats) -> NDArray[np.bool_]:
-        """(voxels, constrained directions) where the FODs are negative, but for a few directions."""
+        """(voxels, constrained directions) True where an FOD is negative; a few directions are wrong."""
         to_amplitudes = self.columns[: self.coefficients].astype(np.float32)
         first = signals.astype(np.float32) @ self.start
         amplitudes = first @ to_amplitudes
@@ -105,30 +106,31 @@ def fit_csd_peaks(
     mask: Volume,
     response: ResponseFunction,
     *,
-    max_order: int = MAX_ORDER,
-    peaks: int,
+    lmax: int = MAX_LMAX,
+    max_peaks: int,
     relative_threshold: float,
-    minimum_angle: float,
-    fod: bool = False,
+    min_separation_angle: float,
+    save_fod: bool = False,
     progress: Progress = silent,
 ) -> MapSet | NotApplicable:
-    """The FOD of every voxel of `mask` on the shell of `response`, and its peaks.
+    """The peaks of the FOD in each voxel of `mask` (x, y, z), from the shell of `response`.
 
-    `max_order` as in `choose_shell`; the FODs' order is the one there, but beyond what the directions determine only as
-    far as the response goes. Up to there a response of lower order is padded with zeros. `response` is in the units of
-    the image, which cancel: a voxel like those it comes from has an FOD that integrates to one. `relative_threshold`
-    and `minimum_angle` (degrees) as in `find_peaks`.
+    `choose_shell` determines the order of the FODs from `lmax`. Above the order that the directions determine, it is
+    limited to that of the response function; below, a response function of lower order is padded with zeros.
+    `response` is in the units of the image: in a voxel with the same signal, the FOD integrates to one.
+    `relative_threshold` and `min_separation_angle` (degrees) are those of `find_peaks`.
 
-    Maps, float32, zero outside the mask and where a voxel has fewer peaks: `peaks` (x, y, z, 3 * peaks), vectors in
-    the world frame (scanner RAS+), strongest first, as long as the FOD is high there; `peakvalues`
-    (x, y, z, peaks), these lengths. With `fod`, also `fod` (x, y, z, coefficients), in MRtrix3's basis and frame.
+    Maps, float32: `peaks` (x, y, z, 3 * max_peaks), vectors in the world frame (scanner RAS+), strongest first, with
+    the amplitude of the FOD as their length; `peakvalues` (x, y, z, max_peaks), these amplitudes. With `save_fod`,
+    also `fod` (x, y, z, coefficients), in MRtrix3's basis and frame. All are zero outside the mask, where the mean b=0
+    is not positive, and for the peaks that a voxel lacks.
 
-    NotApplicable where `choose_shell` finds no shell. Raises InvalidData for a mask that is empty, not binary or on
-    another grid, and a response of a shell that does not exist or with as much signal along the fibre as across.
+    Returns NotApplicable if `choose_shell` does. Raises InvalidData if the mask is empty, not binary or on another
+    grid, if the DWI has no shell at the b-value of the response function, or if the response function has as much
+    signal along the fiber as across.
     """
-    inside = binary_mask(mask)
-    require_same_grid(inside, dwi.volume, "mask", "the diffusion-weighted image")
-    chosen = choose_shell(dwi.gradients, response.bvalue, max_order)
+    inside = mask_of(dwi.volume, mask)
+    chosen = choose_shell(dwi.gradients, response.bvalue, lmax)
     if isinstance(chosen, NotApplicable):
         return chosen
     require_contrast(response.coefficients, response.bvalue, "response function")
@@ -136,24 +138,28 @@ def fit_csd_peaks(
     indices = list(chosen.shell.indices)
     with one_blas_thread():
         model = Deconvolution.of(dwi.world_bvecs[indices], response, order)
-    signals = dwi.signals(inside.array > 0, indices)
+    unweighted = np.flatnonzero(dwi.b0_mask).tolist()
+    both = dwi.signals(inside.array > 0, unweighted + indices)  # in one pass over a streamed DWI series
+    b0_signals, signals = both[:, : len(unweighted)], both[:, len(unweighted) :]
+    lit = with_b0_signal(b0_signals.mean(axis=1, dtype=np.float64))
     count = len(signals)
-    vectors = np.zeros((count, peaks, 3), np.float32)
-    coefficients = np.zeros((count if fod else 0, model.coefficients), np.float32)
+    vectors = np.zeros((count, max_peaks, 3), np.float32)
+    coefficients = np.zeros((count if save_fod else 0, model.coefficients), np.float32)
 
     def fit(block: slice) -> None:
         solved = model.fod(signals[block].astype(np.float64))
-        if fod:
+        solved[~lit[block]] = 0
+        if save_fod:
             coefficients[block] = solved
         vectors[block] = find_peaks(
             solved,
             order,
-            peaks=peaks,
+            max_peaks=max_peaks,
             relative_threshold=relative_threshold,
-            minimum_angle=minimum_angle,
+            min_separation_angle=min_separation_angle,
         )
 
     in_blocks(fit, count, BLOCK, progress)
     lengths = np.linalg.norm(vectors, axis=2)
-    maps = {"peaks": vectors.reshape(count, -1), "peakvalues": lengths, **({"fod": coefficients} if fod else {})}
+    maps = {"peaks": vectors.reshape(count, -1), "peakvalues": lengths, **({"fod": coefficients} if save_fod else {})}
     return MapSet({name: scatter(values, inside) for name, values in maps.items()})

@@ -1,8 +1,9 @@
-"""Constrained spherical deconvolution, a voxel at a time; see `csd` for the formulation.
+"""The compiled solver of constrained spherical deconvolution, voxel by voxel; see `csd` for the formulation.
 
-Of symmetric matrices the lower triangle counts. They are padded to a multiple of four by ones on the diagonal, and four
-rows at a time are added to them, those of the constraint or of a Cholesky factor. So a number is loaded and stored once
-for four products, and all of this lies in a core's own memory, unlike the products of every direction.
+Only the lower triangle of a symmetric matrix is used. Matrices are padded to a multiple of four rows, with ones on the
+diagonal, and updated with four rows at a time (of the constraint or of a Cholesky factor). Each number is therefore
+loaded and stored once for four products, and the data of a voxel fit in the cache of a core, unlike the products of all
+directions.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
 
-TOGETHER = 4  # rows, and the multiple that sizes are padded to: as `_add` has it
+TOGETHER = 4  # rows that `_add` adds at a time; sizes are padded to a multiple of it
 
 
 @compiled
@@ -28,17 +29,16 @@ def deconvolve(
     constrained: Floats,
     rows: Floats,
     columns: Floats,
-    most_rounds: int,
+    max_rounds: int,
 ) -> None:
-    """Write the FODs (voxels, coefficients) to `fods`.
+    """Writes the FODs (voxels, coefficients) to `fods`.
 
-    `right_sides` (voxels, size) are those of the normal equations, where size is the number of coefficients padded
-    with zeros to a multiple of four; `first_negative` (voxels, directions) is where the solution is thought to be
-    negative. The normal matrices (size, size) without any constraint and with that of every direction are
-    `unconstrained` and `constrained`; `rows` (directions, size) and its transpose `columns` give the weighted
-    amplitudes of a FOD.
+    `right_sides` (voxels, size) are the right sides of the normal equations; size is the number of coefficients, padded
+    with zeros to a multiple of four. `first_negative` (voxels, directions) is the first set of negative directions.
+    `unconstrained` and `constrained` (size, size) are the normal matrices without constraints and with those of all
+    directions. `rows` (directions, size) and its transpose `columns` compute the weighted amplitudes of an FOD.
 
-    A voxel is done when the set of its negative directions stays as it was, or after `most_rounds`.
+    The solver stops when the set of negative directions does not change, or after `max_rounds`.
     """
     directions, size = rows.shape
     coefficients = fods.shape[1]
@@ -51,11 +51,11 @@ def deconvolve(
         for direction in range(directions):
             amplitude[direction] = -1.0 if first_negative[voxel, direction] else 1.0
             negative += first_negative[voxel, direction]
-        # From whichever end is nearer.
+        # Start from the matrix that needs fewer updates.
         many = 2 * negative > directions
         is_negative[:] = many
         matrix[:] = constrained if many else unconstrained
-        for turn in range(most_rounds + 1):
+        for iteration in range(max_rounds + 1):
             count = 0
             for direction in range(directions):
                 now = amplitude[direction] < 0
@@ -64,14 +64,14 @@ def deconvolve(
                     changed[count] = direction
                     weights[count] = 1.0 if now else -1.0
                     count += 1
-            if turn == most_rounds or (turn > 0 and count == 0):
+            if iteration == max_rounds or (iteration > 0 and count == 0):
                 break
             changed[count : count + TOGETHER] = 0
             weights[count : count + TOGETHER] = 0.0
             for start in range(0, count, TOGETHER):
                 _add(matrix, size, rows, changed[start : start + TOGETHER], weights[start : start + TOGETHER])
             factor[:] = matrix
-            _factorise(factor, inverses)
+            _factorize(factor, inverses)
             solution[:] = right_sides[voxel]
             _solve(factor, inverses, solution)
             _amplitudes(solution, columns, amplitude)
@@ -92,13 +92,13 @@ def _amplitudes(solution: Floats, columns: Floats, amplitude: Floats) -> None:
 
 @compiled
 def _add(matrix: Floats, size: int, rows: Floats, chosen: Integers, weights: Floats) -> None:
-    """Add the outer products of four chosen rows, times their weights, to the first `size` rows of `matrix`."""
+    """Adds the outer products of four chosen rows, times their weights, to the first `size` rows of `matrix`."""
     first, second, third, fourth = rows[chosen[0]], rows[chosen[1]], rows[chosen[2]], rows[chosen[3]]
     for row in range(size):
         target = matrix[row]
         one, two = weights[0] * first[row], weights[1] * second[row]
         three, four = weights[2] * third[row], weights[3] * fourth[row]
-        # To the end of the block of four by four, so that whole vectors are added.
+        # Up to the end of the 4 x 4 block: the compiler then adds full vectors.
         for column in range(row // TOGETHER * TOGETHER + TOGETHER):
             target[column] += (one * first[column] + two * second[column]) + (
                 three * third[column] + four * fourth[column]
@@ -106,15 +106,15 @@ def _add(matrix: Floats, size: int, rows: Floats, chosen: Integers, weights: Flo
 
 
 @compiled
-def _factorise(matrix: Floats, inverses: Floats) -> None:
-    """Make of `matrix` the lower triangular F with F'F = matrix; `inverses` are those of its diagonal.
+def _factorize(matrix: Floats, inverses: Floats) -> None:
+    """Replaces `matrix` by the lower triangular F with F'F = matrix; writes the inverse of its diagonal to `inverses`.
 
-    That is Cholesky's factor from the last row to the first, by which all loops begin at the start of a row.
+    This is the Cholesky factor computed from the last row to the first, so that all loops begin at the start of a row.
     """
     chosen, weights = np.empty(TOGETHER, np.int64), np.full(TOGETHER, -1.0)
     for start in range(len(matrix) - TOGETHER, -1, -TOGETHER):
         first, second, third, fourth = matrix[start + 3], matrix[start + 2], matrix[start + 1], matrix[start]
-        # The factor of the block of four by four, then the rest of its rows in one go.
+        # The factor of the 4 x 4 block, then the rest of its rows in one loop.
         one = 1 / np.sqrt(first[start + 3])
         a, b, c = first[start + 2] * one, first[start + 1] * one, first[start] * one
         two = 1 / np.sqrt(second[start + 2] - a * a)
@@ -136,7 +136,7 @@ def _factorise(matrix: Floats, inverses: Floats) -> None:
 
 @compiled
 def _solve(factor: Floats, inverses: Floats, solution: Floats) -> None:
-    """Make of the right side in `solution` the solution of factor' factor solution = right side."""
+    """Replaces the right side in `solution` by the solution of factor' factor solution = right side."""
     size = solution.size
     for row in range(size - 1, -1, -1):
         solution[row] *= inverses[row]
@@ -145,14 +145,14 @@ def _solve(factor: Floats, inverses: Floats, solution: Floats) -> None:
             solution[column] -= value * entries[column]
     for row in range(size):
         entries = factor[row]
-        # Sums beside each other, as the compiler must not reorder one.
+        # Four independent sums, because the compiler must not reorder a single one.
         one, two, three, four = 0.0, 0.0, 0.0, 0.0
-        whole = row - row % TOGETHER
-        for column in range(0, whole, TOGETHER):
+        unrolled = row - row % TOGETHER
+        for column in range(0, unrolled, TOGETHER):
             one += entries[column] * solution[column]
             two += entries[column + 1] * solution[column + 1]
             three += entries[column + 2] * solution[column + 2]
             four += entries[column + 3] * solution[column + 3]
-        for column in range(whole, row):
+        for column in range(unrolled, row):
             one += entries[column] * solution[column]
         solution[row] = (solution[row] - ((one + two) + (three + four))) * inverses[row]

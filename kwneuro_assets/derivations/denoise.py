@@ -1,10 +1,10 @@
 """Denoising by Patch2Self, in closed form.
 
-Patch2Self (Fadnavis, Batson and Garyfallidis, NeurIPS 2020) predicts each volume from all the others: what they
-share is signal, what they do not is noise, as long as the noise of the volumes is independent. With a patch of
-one voxel that is a linear regression per volume, each leaving out another one, and all of them follow from one
-Gram matrix: with P the inverse of the Gram matrix of the centred volumes, volume j is predicted from the others
-with the weights -P[:, j] / P[j, j].
+Patch2Self (Fadnavis, Batson and Garyfallidis, NeurIPS 2020, arXiv:2011.01355; DIPY's `patch2self`) predicts each volume
+from all others. The prediction contains the signal, which the volumes have in common, but not the noise, as long as
+that is independent between volumes. With a patch of one voxel, this is one linear regression per volume. All
+regressions follow from one Gram matrix: if P is the inverse of the Gram matrix of the centered volumes, volume j is
+predicted from the others with the weights -P[:, j] / P[j, j].
 """
 
 from __future__ import annotations
@@ -26,51 +26,54 @@ from kwneuro_assets.threads import one_blas_thread, parallel_map
 
 Method = Literal["auto", "patch2self", "none"]
 
-LEAST_VOLUMES = 10  # diffusion-weighted ones: DIPY's patch2self warns below it, too few to span the signal of the rest
-FOREGROUND_SHARE = 0.1  # of the robust range, and the two percentiles of that range: Smith 2002 (BET), section 2.1
-ROBUST_RANGE = (2.0, 98.0)
-RIDGE = 1e-10  # of a volume's variance: nothing beside noise, enough to invert where a volume occurs twice
-CONSTANT = 1e-6  # relative standard deviation (float32's rounding) below which a volume counts as constant
-MOMENTS_SHARE = 0.25  # of the work: the rest, predicting everywhere, takes about three times as long
-FLOAT64_BYTES = 1 << 30  # of the slices that are worked on at once, by as many threads as that allows
+MIN_VOLUMES = (
+    10  # diffusion-weighted ones; below it DIPY's patch2self warns: too few to predict the signal of the others
+)
+FOREGROUND_FRACTION = 0.1  # of the robust range: Smith 2002 (BET), section 2.1
+ROBUST_RANGE = (2.0, 98.0)  # percentiles: the same
+RIDGE = 1e-10  # of a volume's variance: far below the noise, and enough to invert if a volume occurs twice
+CONSTANT = 1e-6  # relative standard deviation below which a volume is constant: rounding of float32
+MOMENTS_FRACTION = 0.25  # of the work; the prediction takes about three times as long
+FLOAT64_BYTES = 1 << 30  # of the slices in progress; limits the number of threads
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class DenoisingPlan:
-    """What will be done to a series, and why, in one sentence."""
+    """The denoising method for a DWI series, and the reason."""
 
     method: Literal["patch2self", "none"]
     reason: str
 
 
-def denoising_plan(dwi: Dwi, method: Method, minimum_ratio: float) -> DenoisingPlan:
-    """Whether Patch2Self is applied to this series.
+def denoising_plan(dwi: Dwi, method: Method, min_ratio: float) -> DenoisingPlan:
+    """The method that `denoise` applies to this DWI series, and the reason.
 
-    `auto` is `patch2self` unless the series was interpolated, which makes the noise of its voxels dependent.
-    In either case it needs at least 10 diffusion-weighted volumes, and `minimum_ratio` foreground voxels for
-    each of them: a regression over few voxels fits their noise.
+    `auto` is `patch2self`, or `none` if the DWI series was interpolated, because its noise is then not independent.
+    Patch2Self needs at least 10 diffusion-weighted volumes, and at least `min_ratio` foreground voxels for each of
+    them: a regression over fewer voxels would fit their noise.
     """
     if method == "none":
         return DenoisingPlan("none", "Denoising is switched off.")
     if method == "auto" and dwi.interpolated:
-        return DenoisingPlan("none", "The series was interpolated, so its noise is not independent.")
+        return DenoisingPlan("none", "The DWI series was interpolated, so its noise is not independent.")
     volumes = int(np.count_nonzero(~dwi.b0_mask))
-    if volumes < LEAST_VOLUMES:
+    if volumes < MIN_VOLUMES:
         return DenoisingPlan(
-            "none", f"Patch2Self needs at least {LEAST_VOLUMES} diffusion-weighted volumes; this series has {volumes}."
+            "none",
+            f"Patch2Self needs at least {MIN_VOLUMES} diffusion-weighted volumes; this DWI series has {volumes}.",
         )
     voxels = int(np.count_nonzero(foreground(dwi)))
     ratio = f"{voxels} foreground voxels for {volumes} diffusion-weighted volumes, a ratio of {voxels / volumes:.1f}"
-    if voxels < minimum_ratio * volumes:
-        return DenoisingPlan("none", f"Patch2Self needs a ratio of {minimum_ratio:g} or more; this series has {ratio}.")
+    if voxels < min_ratio * volumes:
+        return DenoisingPlan("none", f"Patch2Self needs a ratio of {min_ratio:g} or more; this DWI series has {ratio}.")
     return DenoisingPlan("patch2self", f"Patch2Self was fitted on {ratio}.")
 
 
-def denoise(dwi: Dwi, method: Method, minimum_ratio: float, *, progress: Progress = silent) -> Dwi:
-    """The series with its noise reduced, or the very same series where `denoising_plan` says `none`."""
-    plan = denoising_plan(dwi, method, minimum_ratio)
+def denoise(dwi: Dwi, method: Method, min_ratio: float, *, progress: Progress = silent) -> Dwi:
+    """The denoised DWI series; `dwi` itself if `denoising_plan` is `none`. Raises as `patch2self`."""
+    plan = denoising_plan(dwi, method, min_ratio)
     log.info(plan.reason)
     if plan.method == "none":
         return dwi
@@ -78,20 +81,20 @@ def denoise(dwi: Dwi, method: Method, minimum_ratio: float, *, progress: Progres
 
 
 def patch2self(dwi: Dwi, *, progress: Progress = silent) -> Dwi:
-    """Each diffusion-weighted volume replaced by its least-squares prediction from all the others.
+    """The DWI series with each diffusion-weighted volume replaced by its least-squares prediction from all others.
 
-    Exact and deterministic, with intercept; fitted on the foreground, applied to every voxel. The b=0 volumes
-    are left as they are and predict nothing (DIPY treats the two kinds apart as well), and so is a volume that
-    is constant over the foreground. Voxels without any diffusion-weighted signal stay zero. A signal is never
-    negative, so predictions below zero become zero; there is no other shift. float32, in Fortran order.
+    The regression is exact and deterministic, with an intercept; it is fitted to the foreground and applied to every
+    voxel. b=0 volumes, and volumes that are constant over the foreground, stay unchanged and are not used as predictors
+    (DIPY also separates b=0 volumes). Voxels without any diffusion-weighted signal stay zero. Negative predictions
+    become zero, because a signal is not negative; nothing else is shifted. The result is float32 in Fortran order.
 
-    A series that is streamed is read a few times over, in slabs of slices, and what comes of it goes to a compressed
-    file in the folder for temporary files, from which it is streamed in turn; raises ScratchError where there is no
-    room. The values are the same.
+    A streamed DWI series is read several times, in slabs of slices. Its result is written to a compressed file in the
+    folder for temporary files and streamed from there, with the same values.
 
-    Raises InvalidData where the mean b=0 is the same everywhere, so that nothing stands out as foreground.
+    Raises InvalidData if the mean b=0 is constant, so that there is no foreground, and ScratchError if the folder for
+    temporary files is full.
     """
-    if isinstance(dwi.volume, Volume) and not dwi.array.flags.f_contiguous:  # gathering volumes takes for ever in it
+    if isinstance(dwi.volume, Volume) and not dwi.array.flags.f_contiguous:  # very slow in C order
         dwi = dwi.with_array(np.asfortranarray(dwi.array))
     inside = foreground(dwi)
     if not inside.any():
@@ -121,25 +124,28 @@ def patch2self(dwi: Dwi, *, progress: Progress = silent) -> Dwi:
     def denoised() -> Iterator[NDArray[np.float32]]:
         for part, slab in _slabs(dwi):
             array = slab if slab.flags.writeable else np.empty_like(slab, order="F")
-            slices = parallel_map(partial(predict, slab, array), range(len(part)), at_most=_at_once(dwi))
+            slices = parallel_map(partial(predict, slab, array), range(len(part)), max_threads=_at_once(dwi))
             for done, _ in enumerate(slices, start=part.start + 1):
-                progress(MOMENTS_SHARE + (1 - MOMENTS_SHARE) * done / inside.shape[2])
+                progress(MOMENTS_FRACTION + (1 - MOMENTS_FRACTION) * done / inside.shape[2])
             yield array
 
     if isinstance(dwi.volume, Volume):
-        (whole,) = denoised()
-        return dwi.with_array(whole)
+        (array,) = denoised()
+        return dwi.with_array(array)
     scratch = ScratchSeries()
     for slab in denoised():
-        require_finite(not_finite(slab), slab.size)  # as Volume does
+        require_finite(not_finite(slab), slab.size)  # as in Volume
         scratch.add(slab)
     return replace(dwi, volume=scratch.volume(dwi.volume.grid, dwi.affine))
 
 
 def leave_one_out_weights(gram: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Regression weights (n, n) of each variable, a column, on all the others, from their centred Gram matrix.
+    """The regression weights (n, n) of each variable (column) on all others, from their centered Gram matrix (n, n).
 
-    The diagonal is zero. Variables that repeat each other predict each other.
+    The diagonal is zero. Equal variables predict each other.
+
+    >>> leave_one_out_weights(np.array([[4.0, 2.0], [2.0, 4.0]])).round(6).tolist()
+    [[0.0, 0.5], [0.5, 0.0]]
     """
     scale = np.sqrt(np.diag(gram))
     correlation = gram / np.outer(scale, scale)
@@ -151,20 +157,21 @@ def leave_one_out_weights(gram: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def foreground(dwi: Dwi) -> NDArray[np.bool_]:
-    """(x, y, z) True in head and other tissue: mean b=0 above a tenth of its robust range (Smith 2002, BET).
+    """(x, y, z) True in tissue: mean b=0 above a tenth of its robust range.
 
-    Percentiles are deterministic, bear a few absurdly bright voxels, and split neither an image without
-    background nor one without skull through its tissue, as Otsu's threshold does.
+    Smith, Human Brain Mapping 17 (2002) 143, section 2.1 (BET), doi:10.1002/hbm.10062. Percentiles are deterministic
+    and robust against a few very bright voxels. Unlike Otsu's threshold, they do not cut through the tissue of an image
+    that has no background or no skull.
     """
     mean_b0 = dwi.mean_b0().array
     low, high = np.percentile(mean_b0, ROBUST_RANGE)
-    return np.asarray(mean_b0 > low + FOREGROUND_SHARE * (high - low))
+    return np.asarray(mean_b0 > low + FOREGROUND_FRACTION * (high - low))
 
 
 def _moments(
     dwi: Dwi, volumes: NDArray[np.intp], inside: NDArray[np.bool_], progress: Progress
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean (n,) and centred Gram matrix (n, n) of those volumes over the voxels `inside`."""
+    """The mean (n,) and the centered Gram matrix (n, n) of the volumes at these indices, over the voxels `inside`."""
     positions = np.flatnonzero(inside.ravel(order="F"))
 
     def total(image: NDArray[np.float32]) -> np.float64:
@@ -174,26 +181,26 @@ def _moments(
     chosen = [inside[:, :, z].T.ravel() for z in range(inside.shape[2])]
     slices = [z for z, some in enumerate(chosen) if some.any()]
 
-    def centred_product(slab: NDArray[np.float32], start: int, z: int) -> NDArray[np.float64]:
+    def centered_product(slab: NDArray[np.float32], start: int, z: int) -> NDArray[np.float64]:
         signals = _signals(slab, z - start, volumes)[:, chosen[z]] - mean[:, None]
         return np.asarray(signals @ signals.T)
 
     gram = np.zeros((volumes.size, volumes.size))
     done = 0
     for part, slab in _slabs(dwi):
-        product = partial(centred_product, slab, part.start)
-        for one in parallel_map(product, [z for z in slices if z in part], at_most=_at_once(dwi)):
+        product = partial(centered_product, slab, part.start)
+        for one in parallel_map(product, [z for z in slices if z in part], max_threads=_at_once(dwi)):
             gram += one
             done += 1
-            progress(MOMENTS_SHARE * done / len(slices))
+            progress(MOMENTS_FRACTION * done / len(slices))
     return mean, gram
 
 
 def _slabs(dwi: Dwi) -> Iterator[tuple[range, NDArray[np.float32]]]:
-    """The series in slabs of slices, (x, y, slices, n): which slices these are, and their voxels.
+    """The DWI series in slabs of slices: the range of slices, and their voxels (x, y, slices, n).
 
-    The whole array, read-only, where the series is in memory. Else as many slices at once as may be in memory, each
-    slab in the place of the one before it.
+    A DWI series in memory is one read-only slab. A streamed one comes in slabs of as many slices as LARGE allows; each
+    slab reuses the memory of the one before.
     """
     x, y, z = dwi.volume.grid
     if isinstance(dwi.volume, Volume):
@@ -211,12 +218,12 @@ def _slabs(dwi: Dwi) -> Iterator[tuple[range, NDArray[np.float32]]]:
 
 
 def _at_once(dwi: Dwi) -> int:
-    """How many slices may be worked on at once: as float64 each is there before and after, and as float32 between."""
+    """The number of slices in progress at once: each takes two arrays of float64 and one of float32."""
     x, y, _ = dwi.volume.grid
     return max(1, FLOAT64_BYTES // (x * y * dwi.volume.shape[3] * (2 * 8 + 4)))
 
 
 def _signals(slab: NDArray[np.float32], z: int, volumes: NDArray[np.intp]) -> NDArray[np.float64]:
-    """One slice of those volumes, (volumes, voxels), x fastest."""
-    # A slice at a time bounds the memory that float64 takes; a volume's plane is contiguous in Fortran order.
+    """One slice of the volumes at these indices, (volumes, voxels), x fastest."""
+    # Slice by slice, to limit the memory for float64; in Fortran order, a plane of a volume is contiguous.
     return np.asarray(slab[:, :, z].T[volumes].reshape(volumes.size, -1), np.float64)

@@ -1,10 +1,11 @@
-"""Does the gradient table belong to the image? Flipped or swapped axes, found by the coherence of the fibres.
+"""Check of the gradient table: finds flipped or swapped axes from the coherence of fibers.
 
-A fibre goes on in the voxel that it points to. With an axis of the b-vectors flipped or two of them swapped, every
-tensor is turned within its voxel while the voxels stay, and the directions no longer lead from one to the next
-(Jeurissen et al. 2014, MRtrix3's dwigradcheck; Schilling et al. 2019, Magn Reson Imaging 58:82-89, whose idea of
-comparing neighbours is used here). A signed permutation of the b-vectors turns the fitted tensor in the same way, so
-one fit, made while the volumes go by, serves all 24.
+A fiber continues in the neighboring voxel that it points to. If an axis of the b-vectors is flipped or two are swapped,
+the tensors rotate within their voxels, and their directions no longer point to voxels of the same fiber. MRtrix3's
+dwigradcheck tests this with tractography (Jeurissen et al., Medical Image Analysis 18, 2014,
+doi:10.1016/j.media.2014.05.012); this module compares neighboring voxels, as Schilling et al., Magnetic Resonance
+Imaging 58 (2019) 82-89. A signed permutation of the b-vectors rotates the fitted tensor in the same way, so one fit,
+accumulated while the volumes are read, serves all 24 permutations.
 """
 
 from __future__ import annotations
@@ -20,74 +21,75 @@ from kwneuro_assets.derivations.tensor import UNKNOWNS, tensor_design, tensor_vo
 from kwneuro_assets.imaging import GradientTable, NotApplicable
 from kwneuro_assets.imaging.gradients import fsl_to_world
 
-MAX_BVALUE = 1500.0  # s/mm^2: above it the tensor is a poor model; higher shells serve where these do not suffice
-BLOCK = (96, 96, 24)  # voxels around the middle of the head: most of its white matter, in 7 maps of 1 MB
-LEAST_BRIGHTNESS = 0.1  # of the 98th percentile of S0: white matter far from the coil, yet well above the noise
-LEAST_FA = 0.3  # one fibre population leads; measured flat from 0.2 to 0.5
-SAME_FIBRE = np.cos(np.radians(40))  # a bundle may bend this much within a step; 20 to 50 degrees find the same table
+MAX_BVALUE = 1500.0  # s/mm^2: the tensor is a poor model above it; higher shells are used only if needed
+BLOCK = (96, 96, 24)  # voxels around the center of the head: most of the white matter, in 7 maps of 1 MB
+MIN_BRIGHTNESS = 0.1  # of the 98th percentile of S0: includes white matter far from the coil, well above the noise
+MIN_FA = 0.3  # one fiber population dominates; results do not change from 0.2 to 0.5
+SAME_FIBER = np.cos(np.radians(40))  # a bundle may bend by this much in a step; 20 to 50 degrees give the same result
 
-# The rule. A wrong warning is worse than none, so the table is accused only where one and the same other table fits
-# better all over the head. Measured with right tables, on 3000 boxes cut out of whole-brain phantoms and on slabs with
-# motion, eddy currents, ghosts, dropouts, vibration or noise alone: whenever a wrong table was the most coherent and
-# white matter lay in 10 cells or more, its lead over the next was below 2 standard errors. The right one leads by 5 to
-# 19 at SNR 6 to 30, in voxels of 2 to 6 mm and slices three times as thick as wide; its runner-up has 0.3 to 0.6 of
-# its coherence.
-CELL = 20.0  # mm: bundles bend within it, so what one cell says hardly depends on its neighbours
-LEAST_CELLS = 20
-LEAST_LEAD = 4.0  # standard errors between the best and every other
-MOST_OF_RUNNER_UP = 0.75  # of the coherence of the best
-LEAST_COHERENCE = 0.01  # noise alone reaches 0.003
-MOST_ALIGNED = 0.9  # of the mean dyadic's trace: with one direction everywhere, only the outline of the head would vote
+# The decision rule. A false warning is worse than none: the gradient table is reported as wrong only if the same other
+# table fits better in all parts of the head. Measured with correct tables, on 3000 boxes from whole-brain phantoms and
+# on slabs with motion, eddy currents, ghosts, dropouts, vibration or noise alone: whenever a wrong table was the most
+# coherent and 10 cells or more had white matter, its lead over the next was below 2 standard errors. The correct table
+# leads by 5 to 19 at SNR 6 to 30, in voxels of 2 to 6 mm and slices three times as thick as wide; the second best has
+# 0.3 to 0.6 of its coherence. Cells of 8 voxels were measured on 3000 more boxes, of 2 and 4 mm, with thick slices, and
+# interpolated to 1 mm, which makes neighbors similar: again, no wrong table led by 2.
+CELL = 8  # voxels, 20 mm of 2.5 mm: bundles bend within a cell, so cells are nearly independent of their neighbors
+MIN_CELLS = 20
+MIN_LEAD = 4.0  # standard errors between the best table and every other
+MAX_OF_RUNNER_UP = 0.75  # of the coherence of the best table
+MIN_COHERENCE = 0.01  # noise alone reaches 0.003
+MAX_ALIGNED = 0.9  # of the mean dyadic's trace: if all directions are equal, only the outline of the head counts
 
 _STEPS = np.array([step for step in product((-1, 0, 1), repeat=3) if step > (0, 0, 0)])  # one of each opposite pair
-_SIGNS = np.array([[1, 1, 1], [-1, 1, 1], [1, -1, 1], [1, 1, -1]])  # the others are these with all signs changed
-_TURNS = np.array([sign[:, None] * np.eye(3)[list(axes)] for axes in permutations(range(3)) for sign in _SIGNS])
+_SIGNS = np.array([[1, 1, 1], [-1, 1, 1], [1, -1, 1], [1, 1, -1]])  # all others are the negatives of these
+_PERMUTATIONS = np.array([sign[:, None] * np.eye(3)[list(axes)] for axes in permutations(range(3)) for sign in _SIGNS])
 _AXES, _ROWS = ("x", "y", "z"), ("first", "second", "third")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the data say about the gradient table.
+    """The result of the check of a gradient table.
 
-    `coherence` is that of the table as it is, `best` that of the best of the 24 signed permutations of its axes: how
-    much more often than a step in any direction a step along the fibre arrives at the same fibre, 0 where no more
-    often, 1 where always. `mending` says in words what turns the bvec file into the best one, None where it is the
-    best or where the data do not tell, for which `decided` is False.
+    `coherence` is that of the table itself, `best` that of the best of the 24 signed permutations of its axes. The
+    coherence compares a step along the fiber with a step in any direction: 0 if it reaches the same fiber no more
+    often, 1 if it always does. `correction` describes the change of the bvec file that gives the best table; None if
+    the table is the best, or if `decided` is False, which means that the data do not determine the best table.
     """
 
     coherence: float
     best: float
-    mending: str | None
+    correction: str | None
     decided: bool
 
 
 class GradientCheck:
-    """Looks for axes of a gradient table that are flipped or swapped, while the volumes of a series go by."""
+    """Finds flipped or swapped axes of a gradient table, while the volumes of a DWI series are read."""
 
     def __init__(self, gradients: GradientTable, grid: tuple[int, int, int], affine: NDArray[np.float64]) -> None:
-        """`gradients` in either frame, of a series with volumes of shape `grid` and this `affine` (4, 4)."""
+        """`gradients` in either frame, for a DWI series with volumes of shape `grid` and this `affine` (4, 4)."""
         self._affine = np.asarray(affine, np.float64)
         table = gradients.to_frame("fsl", self._affine)
         volumes = tensor_volumes(table, MAX_BVALUE)
-        self._weights: dict[int, NDArray[np.float32]] = {}  # by volume: what its logarithm adds to each coefficient
+        self._weights: dict[int, NDArray[np.float32]] = {}  # by volume: the weight of its logarithm in each coefficient
         if not isinstance(volumes, NotApplicable):
-            # In 1e-3 mm^2/s, as in fit_tensor. b-vectors of the FSL frame give the tensor in the FSL frame.
-            bvals = np.where(table.b0_mask, 0, table.bvals)[volumes] / 1000
+            # In 1e-3 mm^2/s, as in fit_tensor. The tensor is in the FSL frame, as the b-vectors are.
+            bvals = table.bvals[volumes] / 1000
             columns = np.linalg.pinv(tensor_design(bvals, table.bvecs[volumes])).T.astype(np.float32)
             self._weights = {int(index): column for index, column in zip(volumes, columns, strict=True)}
         self._block: tuple[slice, ...] | None = None
-        size = tuple(min(have, most) for have, most in zip(grid, BLOCK, strict=True))
+        size = tuple(min(available, wanted) for available, wanted in zip(grid, BLOCK, strict=True))
         self._coefficients = np.zeros((UNKNOWNS, *size), np.float32)
         self._positive = np.ones(size, np.bool_)
-        self._seen = 0
+        self._added = 0
 
     def add(self, index: int, volume: NDArray[Any]) -> None:
-        """Volume `index` of the series, (x, y, z) of any real dtype; in rising order, each once."""
+        """Adds volume `index` of the DWI series, (x, y, z) of any real dtype; in ascending order, each once."""
         weights = self._weights.get(index)
         if weights is None:
             return
         if self._block is None:
-            self._block = _middle(volume, self._positive.shape)
+            self._block = _central_block(volume, self._positive.shape)
         signal = np.ascontiguousarray(volume[self._block])
         positive = (signal > 0) & np.isfinite(signal)
         self._positive &= positive
@@ -95,58 +97,58 @@ class GradientCheck:
         logarithm = np.log(np.where(positive, signal, 1).astype(floating)).astype(np.float32)
         for coefficient, weight in zip(self._coefficients, weights, strict=True):
             coefficient += weight * logarithm
-        self._seen += 1
+        self._added += 1
 
     def verdict(self) -> Verdict:
-        """What the volumes say, once all have been added."""
-        if self._seen < max(len(self._weights), 1):
+        """The result, after all volumes were added; undecided if some were not."""
+        if self._added < max(len(self._weights), 1):
             return Verdict(0.0, 0.0, None, False)
-        where, directions = self._fibres()
-        excess, chances = _votes(where, directions, self._positive.shape, self._affine)
-        total = np.maximum(chances.sum(axis=1), 1e-9)
+        where, directions = self._fibers()
+        excess, possible = _votes(where, directions, self._positive.shape, self._affine)
+        total = np.maximum(possible.sum(axis=1), 1e-9)
         coherence = excess.sum(axis=1) / total
         best = int(coherence.argmax())
-        others = np.arange(len(_TURNS)) != best
-        # The standard error of a difference of two ratios, from what each cell adds to it (linearised jackknife).
-        influence = (excess - coherence[:, None] * chances) / total[:, None]
+        others = np.arange(len(_PERMUTATIONS)) != best
+        # The standard error of a difference of two ratios, from the contribution of each cell (linearized jackknife).
+        influence = (excess - coherence[:, None] * possible) / total[:, None]
         error = np.sqrt(((influence[best] - influence[others]) ** 2).sum(axis=1))
         aligned = np.linalg.eigvalsh(directions.T @ directions)[-1] / max(len(directions), 1)
         decided = bool(
-            np.count_nonzero(chances.any(axis=0)) >= LEAST_CELLS
-            and aligned <= MOST_ALIGNED
-            and coherence[best] >= LEAST_COHERENCE
-            and coherence[others].max() <= MOST_OF_RUNNER_UP * coherence[best]
-            and (coherence[best] - coherence[others] >= LEAST_LEAD * error).all()
+            np.count_nonzero(possible.any(axis=0)) >= MIN_CELLS
+            and aligned <= MAX_ALIGNED
+            and coherence[best] >= MIN_COHERENCE
+            and coherence[others].max() <= MAX_OF_RUNNER_UP * coherence[best]
+            and (coherence[best] - coherence[others] >= MIN_LEAD * error).all()
         )
-        mending = _in_words(_TURNS[best]) if decided and best != 0 else None
-        return Verdict(float(coherence[0]), float(coherence[best]), mending, decided)
+        correction = _described(_PERMUTATIONS[best]) if decided and best != 0 else None
+        return Verdict(float(coherence[0]), float(coherence[best]), correction, decided)
 
-    def _fibres(self) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        """Voxels (n, 3) of the block with one clear fibre, and its direction (n, 3) in the FSL frame of the table."""
+    def _fibers(self) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """The voxels (n, 3) of the block with a single fiber, and its direction (n, 3) in the FSL frame."""
         log_s0 = self._coefficients[UNKNOWNS - 1]
         lit = self._positive.copy()
         if lit.any():
-            lit &= log_s0 > np.percentile(log_s0[lit], 98) + np.log(LEAST_BRIGHTNESS)
+            lit &= log_s0 > np.percentile(log_s0[lit], 98) + np.log(MIN_BRIGHTNESS)
         where = np.argwhere(lit)
         tensor = self._coefficients[:6, lit].T.astype(np.float64)[:, [0, 1, 3, 1, 2, 4, 3, 4, 5]].reshape(-1, 3, 3)
-        # FA from the invariants, so that few voxels need their eigenvectors: 2/3 FA^2 = 1 - trace^2 / (3 norm^2).
+        # FA from the invariants, without eigenvectors: 2/3 FA^2 = 1 - trace^2 / (3 norm^2).
         norm = (tensor**2).sum(axis=(1, 2))
         trace = np.trace(tensor, axis1=1, axis2=2)
-        clear = (trace > 0) & (1 - trace**2 / np.maximum(3 * norm, 1e-30) >= 2 / 3 * LEAST_FA**2)
+        clear = (trace > 0) & (1 - trace**2 / np.maximum(3 * norm, 1e-30) >= 2 / 3 * MIN_FA**2)
         evals, columns = np.linalg.eigh(tensor[clear])
         positive = evals[:, 0] > 0
         return where[clear][positive], columns[positive, :, 2]
 
 
-def _middle(volume: NDArray[Any], size: tuple[int, ...]) -> tuple[slice, ...]:
-    """The block of that size around the centre of what is brighter than the mean."""
+def _central_block(volume: NDArray[Any], size: tuple[int, ...]) -> tuple[slice, ...]:
+    """The block of this size around the center of the voxels that are brighter than the mean."""
     positive = (volume > 0) & np.isfinite(volume)
     bright = positive & (volume >= np.mean(volume, dtype=np.float64, where=positive)) if positive.any() else positive
     block = []
-    for axis, (have, wanted) in enumerate(zip(volume.shape, size, strict=True)):
+    for axis, (available, wanted) in enumerate(zip(volume.shape, size, strict=True)):
         profile = bright.sum(axis=tuple(other for other in range(3) if other != axis))
-        centre = profile @ np.arange(have) / profile.sum() if profile.any() else (have - 1) / 2
-        start = min(max(round(centre - (wanted - 1) / 2), 0), have - wanted)
+        center = profile @ np.arange(available) / profile.sum() if profile.any() else (available - 1) / 2
+        start = min(max(round(center - (wanted - 1) / 2), 0), available - wanted)
         block.append(slice(start, start + wanted))
     return tuple(block)
 
@@ -154,16 +156,17 @@ def _middle(volume: NDArray[Any], size: tuple[int, ...]) -> tuple[slice, ...]:
 def _votes(
     where: NDArray[np.intp], directions: NDArray[np.float64], size: tuple[int, ...], affine: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """For each of the 24 turns and each cell of the head: what makes up the coherence there, both (24, cells).
+    """The numerator and the denominator of the coherence, for each permutation and cell: both (24, cells).
 
-    From every voxel two steps are taken, forwards and backwards, to the one of its 26 neighbours that lies nearest to
-    the direction. A step arrives if the neighbour holds a fibre within 40 degrees. The first result is how many steps
-    arrive beyond what steps of that kind, from all voxels whatever their direction, would; the second how many more
-    could. Without that baseline a neighbour 2 mm away, or one that interpolation has mixed in, would beat one at 6 mm,
-    and the turn that takes most steps between close neighbours would win. Steps out of the block are not counted.
+    Two steps start from every voxel, forward and backward, to the one of its 26 neighbors that is nearest to the
+    direction of the fiber. A step arrives if the neighbor has a fiber within 40 degrees. The numerator is the number of
+    arrivals above that expected for steps to this neighbor from all voxels, whatever their direction; the denominator
+    is its maximum. Without this baseline, steps to near neighbors (at 2 mm instead of 6 mm, or mixed by interpolation)
+    would arrive more often, and the permutation with the most of them would win. Steps out of the block are not
+    counted.
     """
     count = len(where)
-    vectors = np.vstack([directions, np.zeros(3)]).astype(np.float32)  # the last, without a direction: no fibre
+    vectors = np.vstack([directions, np.zeros(3)]).astype(np.float32)  # the last has no direction: no fiber
     numbers = np.full([axis + 2 for axis in size], -1)
     numbers[1:-1, 1:-1, 1:-1] = count
     numbers[tuple(where.T + 1)] = np.arange(count)
@@ -171,39 +174,48 @@ def _votes(
     here = (where + 1) @ strides
     taken, arrived = np.zeros((2, count, len(_STEPS)), np.float32)
     for kind, offset in enumerate(_STEPS @ strides):
-        for neighbour in (numbers.ravel()[here + offset], numbers.ravel()[here - offset]):
-            taken[:, kind] += neighbour >= 0
-            arrived[:, kind] += np.abs(np.einsum("vi,vi->v", vectors[:-1], vectors[neighbour])) > SAME_FIBRE
-    usual = arrived.sum(axis=0, dtype=np.float64) / np.maximum(taken.sum(axis=0, dtype=np.float64), 1)
-    excess, chances = arrived - usual * taken, (1 - usual) * taken
+        for neighbor in (numbers.ravel()[here + offset], numbers.ravel()[here - offset]):
+            taken[:, kind] += neighbor >= 0
+            arrived[:, kind] += np.abs(np.einsum("vi,vi->v", vectors[:-1], vectors[neighbor])) > SAME_FIBER
+    expected = arrived.sum(axis=0, dtype=np.float64) / np.maximum(taken.sum(axis=0, dtype=np.float64), 1)
+    excess, possible = arrived - expected * taken, (1 - expected) * taken
 
-    cell = np.floor(where * np.linalg.norm(affine[:3, :3], axis=0) / CELL).astype(np.intp)
+    cell = where // _cell_edges(affine)
     cell = np.ravel_multi_index(tuple(cell.T), tuple(cell.max(axis=0, initial=0) + 1))
-    cell = np.unique(cell, return_inverse=True)[1].ravel()  # those that hold a voxel, however far apart
-    # Steps in mm, along the axes that the rows of a bvec file have: oblique and sheared affines included.
+    cell = np.unique(cell, return_inverse=True)[1].ravel()  # cells that contain a voxel
+    # Steps in mm, in the FSL frame; also for oblique and sheared affines.
     steps = _STEPS @ affine[:3, :3].T @ fsl_to_world(affine)
     steps /= np.linalg.norm(steps, axis=1, keepdims=True)
     voxels, cells = np.arange(count), int(cell.max(initial=0)) + 1
-    votes = np.zeros((2, len(_TURNS), cells))
-    for number, turn in enumerate(_TURNS):
-        nearest = np.abs(vectors[:-1] @ (steps @ turn).T.astype(np.float32)).argmax(axis=1)
+    votes = np.zeros((2, len(_PERMUTATIONS), cells))
+    for number, permutation in enumerate(_PERMUTATIONS):
+        nearest = np.abs(vectors[:-1] @ (steps @ permutation).T.astype(np.float32)).argmax(axis=1)
         votes[0, number] = np.bincount(cell, excess[voxels, nearest], cells)
-        votes[1, number] = np.bincount(cell, chances[voxels, nearest], cells)
+        votes[1, number] = np.bincount(cell, possible[voxels, nearest], cells)
     return votes[0], votes[1]
 
 
-def _in_words(turn: NDArray[np.float64]) -> str:
-    """What to do with the rows of a bvec file so that its vectors (columns) become `turn @ vectors`, up to sign."""
-    axes = np.abs(turn).argmax(axis=1)
+def _cell_edges(affine: NDArray[np.float64]) -> NDArray[np.intp]:
+    """(3,) the edges of a cell in voxels: about CELL^3 voxels, as close to a cube in mm as possible.
+
+    The size is in voxels and not in mm, so that it also suits the brain of a mouse.
+    """
+    size = np.linalg.norm(affine[:3, :3], axis=0)
+    return np.maximum(np.rint(CELL * np.cbrt(size.prod()) / size), 1).astype(np.intp)
+
+
+def _described(permutation: NDArray[np.float64]) -> str:
+    """The change of the rows of a bvec file that makes its vectors (columns) `permutation @ vectors`, up to sign."""
+    axes = np.abs(permutation).argmax(axis=1)
     moved = np.flatnonzero(axes != np.arange(3))
-    words = []
+    parts = []
     if len(moved) == 2:
         one, other = moved
-        words.append(f"swap {_AXES[one]} and {_AXES[other]} (the {_ROWS[one]} and {_ROWS[other]} row of the bvec file)")
+        parts.append(f"swap {_AXES[one]} and {_AXES[other]} (the {_ROWS[one]} and {_ROWS[other]} row of the bvec file)")
     elif len(moved) == 3:
         order = ", ".join(_ROWS[axis] for axis in axes)
-        words.append(f"rotate x, y and z (take the rows of the bvec file in the order {order})")
-    for axis in np.flatnonzero(turn.sum(axis=1) < 0):
-        rows = f"the {_ROWS[axis]} row" + ("" if words else " of the bvec file")
-        words.append(f"flip {_AXES[axis]} (negate {rows})")
-    return " and then ".join(words)
+        parts.append(f"rotate x, y and z (take the rows of the bvec file in the order {order})")
+    for axis in np.flatnonzero(permutation.sum(axis=1) < 0):
+        rows = f"the {_ROWS[axis]} row" + ("" if parts else " of the bvec file")
+        parts.append(f"flip {_AXES[axis]} (negate {rows})")
+    return " and then ".join(parts)

@@ -1,4 +1,4 @@
-"""The mean response of a group of subjects, whatever the gain of each one's images."""
+"""The mean response function of a group of subjects, independent of the gain of their images."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ log = logging.getLogger(__name__)
 
 
 def mean_response(responses: Mapping[str, Response | NotApplicable]) -> Response | NotApplicable:
-    """The mean of the responses of subjects, each scaled to the mean signal (l = 0) of all.
+    """The mean response function of the subjects, after each is scaled to the mean signal (l = 0) of the group.
 
-    A subject's factor is the geometric mean, over its shells and tissues, of the group's coefficient of l = 0 over its
-    own: the gain of its images. MRtrix3's `responsemean` does the same with a factor for each tissue, which would
-    take the ratios between the tissues from one subject and the responses from others. b-values are averaged, numbers
-    of voxels added, and orders cut to the lowest.
+    `responses` maps a subject to its response function. The scale factor of a subject is the geometric mean, over
+    shells and tissues, of the group's coefficient of l = 0 divided by its own: the gain of its images. MRtrix3's
+    `responsemean` uses one factor per tissue, which would combine the ratios between tissues of one subject with the
+    response functions of others. b-values are averaged, numbers of voxels are added, and orders are cut to the lowest.
 
-    Responses of another kind, or of shells further than 100 s/mm^2 away, than most subjects have are left out, which is
-    logged as a warning. NotApplicable where no subject has a response.
+    Response functions of another kind than most subjects have, or of shells more than 100 s/mm^2 away, are excluded and
+    logged as a warning. Returns NotApplicable if no subject has a response function.
     """
     known = {subject: one for subject, one in sorted(responses.items()) if not isinstance(one, NotApplicable)}
     if not known:
-        return NotApplicable(f"None of {len(responses)} subjects has a fibre response.")
+        return NotApplicable(f"None of {len(responses)} subjects has a fiber response.")
     taken = _largest_group(known)
     if len(taken) < len(known):
         log.warning(
-            "%d of %d responses are left out, as most are %s: %s",
+            "%d of %d response functions are excluded, because most are %s: %s",
             len(known) - len(taken),
             len(known),
             _described(next(iter(taken.values()))),
@@ -43,20 +43,20 @@ def mean_response(responses: Mapping[str, Response | NotApplicable]) -> Response
     members = list(taken.values())
     group = np.mean([one.mean_signals for one in members], axis=0)
     scaled = [one.scaled(_gain(group, one.mean_signals)) for one in members]
-    return _mean_of_tissues(scaled) if isinstance(scaled[0], TissueResponses) else _mean_of_fibres(scaled)
+    return _mean_of_tissues(scaled) if isinstance(scaled[0], TissueResponses) else _mean_of_fibers(scaled)
 
 
 def scaled_to(group: Response, own: Response) -> Response:
-    """The group's response in the intensities of one subject's images, by the subject's own response, as there.
+    """The response function of the group, scaled to the intensities of the subject with the response function `own`.
 
-    Raises InvalidData where that is of another kind or of other shells.
+    Raises InvalidData if `own` is of another kind or of other shells.
     """
     if not alike(group, own):
         raise InvalidData(
-            "fibre response of the group",
+            "fiber response of the group",
             expected=f"one like the subject's own, {_described(own)}",
             found=_described(group),
-            remedy="Choose the group by csd.group_subjects, or use each subject's own (csd.group_response: false).",
+            remedy="Select the group with csd.group_subjects, or use each subject's own (csd.group_response: false).",
         )
     return group.scaled(_gain(own.mean_signals, group.mean_signals))
 
@@ -76,7 +76,7 @@ def _largest_group(responses: Mapping[str, Response]) -> dict[str, Response]:
 
 
 def alike(one: Response, other: Response) -> bool:
-    """Whether both are of one kind and of the same shells, within 100 s/mm^2."""
+    """Whether both are of the same kind and of the same shells, within 100 s/mm^2."""
     return (
         type(one) is type(other)
         and len(one.bvalues) == len(other.bvalues)
@@ -85,11 +85,11 @@ def alike(one: Response, other: Response) -> bool:
 
 
 def _described(response: Response) -> str:
-    kind = "of three tissues" if isinstance(response, TissueResponses) else "of one fibre"
+    kind = "of three tissues" if isinstance(response, TissueResponses) else "of one fiber"
     return f"{kind} at b=" + ", ".join(f"{bvalue:.0f}" for bvalue in response.bvalues)
 
 
-def _mean_of_fibres(responses: Sequence[Response]) -> ResponseFunction:
+def _mean_of_fibers(responses: Sequence[Response]) -> ResponseFunction:
     members = [one for one in responses if isinstance(one, ResponseFunction)]
     size = min(one.coefficients.size for one in members)
     return ResponseFunction(
@@ -101,13 +101,13 @@ def _mean_of_fibres(responses: Sequence[Response]) -> ResponseFunction:
 
 def _mean_of_tissues(responses: Sequence[Response]) -> TissueResponses:
     members = [one for one in responses if isinstance(one, TissueResponses)]
-    size = min(one.white.shape[1] for one in members)
+    size = min(one.wm.shape[1] for one in members)
     return TissueResponses(
         np.mean([one.bvalues for one in members], axis=0),
-        np.mean([one.white[:, :size] for one in members], axis=0),
-        np.mean([one.grey for one in members], axis=0),
-        np.mean([one.water for one in members], axis=0),
-        sum(one.white_voxels for one in members),
-        sum(one.grey_voxels for one in members),
-        sum(one.water_voxels for one in members),
+        np.mean([one.wm[:, :size] for one in members], axis=0),
+        np.mean([one.gm for one in members], axis=0),
+        np.mean([one.csf for one in members], axis=0),
+        sum(one.wm_voxels for one in members),
+        sum(one.gm_voxels for one in members),
+        sum(one.csf_voxels for one in members),
     )

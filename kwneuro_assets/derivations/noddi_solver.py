@@ -1,12 +1,12 @@
-"""AMICO's three fits of NODDI (Daducci et al., NeuroImage 105, 2015), for the voxels of one direction.
+"""AMICO's three NODDI fits (Daducci et al., NeuroImage 105, 2015), for voxels with the same fiber direction.
 
-Their dictionary is the same, and so are its Gram matrices. Each fit is least squares with coefficients that are not
-negative, by Lawson and Hanson's active set (Solving Least Squares Problems, 1974, chapter 23) in Gram form: a step
-costs a product with the few columns of the support, and the Cholesky factor of these grows and shrinks with it
-(Bro and de Jong, J. Chemometrics 11, 1997). An elastic net with coefficients that are not negative is one of these
-problems, too: its linear penalty is taken from the right side, its quadratic one added to the diagonal.
+These voxels have the same dictionary and Gram matrices. Each fit is non-negative least squares, solved with the active
+set of Lawson and Hanson (Solving Least Squares Problems, 1974, chapter 23) in Gram form: a step costs a product with
+the few columns of the support, whose Cholesky factor grows and shrinks with it (Bro and de Jong, J. Chemometrics 11,
+1997). A non-negative elastic net is the same problem: its linear penalty is subtracted from the right side, and its
+quadratic penalty is added to the diagonal.
 
-All that is compiled stands in this one file: see `compiled`.
+All compiled functions are in this file: see `compiled`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 from kwneuro_assets.derivations.compiled import compiled
 
-INDEPENDENT = 1e-13  # least share of an atom's square that the support must leave unexplained: float64's rounding
-SOLVED = 1e-12  # gradient, as a share of the largest of the right side, that counts as zero
-MOST_STEPS = 3  # times the number of atoms: Lawson and Hanson's own bound, far above what problems take
-NEVER_ZERO = 1e-16  # AMICO's: added to a sum that is divided by
+INDEPENDENT = (
+    1e-13  # minimum fraction of an atom's square norm that the support leaves unexplained: rounding of float64
+)
+SOLVED = 1e-12  # gradient that counts as zero, relative to the maximum of the right side
+MAX_STEPS = 3  # times the number of atoms: Lawson and Hanson's bound, far above the steps needed
+NEVER_ZERO = 1e-16  # AMICO's: added to a divisor
 
 
 @compiled
@@ -31,23 +33,23 @@ def fit_voxels(
     dictionary: NDArray[np.float64],
     unweighted: int,
     gram: NDArray[np.float64],
-    penalised_gram: NDArray[np.float64],
+    penalized_gram: NDArray[np.float64],
     water: NDArray[np.float64],
     scale: NDArray[np.float64],
     penalty: float,
     densities: NDArray[np.float64],
     concentrations: NDArray[np.float64],
 ) -> None:
-    """Fit signals (voxels, n), the first `unweighted` of them b=0, and write NDI, ODI, FWF and RMSE to `estimates`.
+    """Fits signals (voxels, n), of which the first `unweighted` are b=0; writes NDI, ODI, FWF and RMSE to `estimates`.
 
-    `dictionary` (n, atoms + 1) has the atoms as columns, free water last; `gram` is its Gram matrix; `water`
-    (atoms + 1,) its weighted part's products with free water. `penalised_gram` (atoms, atoms) is that of the
-    weighted part of the atoms, each times its `scale`, with the quadratic penalty on its diagonal; `penalty` is the
-    linear one. `densities` and `concentrations` (atoms,) are what the atoms stand for.
+    `dictionary` (n, atoms + 1) has the atoms as columns, free water last, and `gram` is its Gram matrix. `water`
+    (atoms + 1,) holds the products of its weighted rows with free water. `penalized_gram` (atoms, atoms) is the Gram
+    matrix of the weighted rows of the atoms, each multiplied by its `scale`, with the quadratic penalty on the
+    diagonal; `penalty` is the linear one. `densities` and `concentrations` (atoms,) are the NDI and kappa of the atoms.
 
-    1. Non-negative least squares for the share of free water, whose signal is taken away.
-    2. The elastic net of what is left, for the few atoms that explain it.
-    3. Non-negative least squares with these and free water, without a penalty.
+    1. Non-negative least squares for the amount of free water, whose signal is subtracted.
+    2. An elastic net on the residual, which selects a few atoms.
+    3. Non-negative least squares with these atoms and free water, without a penalty.
     """
     size = gram.shape[0]
     atoms = size - 1
@@ -74,12 +76,12 @@ def fit_voxels(
             weighted[atom] -= free * water[atom]
         for volume in range(unweighted, signal.size):
             left = signal[volume] - free * dictionary[volume, atoms]
-            if left < 0.0:  # what is left of a signal is not negative
+            if left < 0.0:  # the residual signal is clipped at zero
                 for atom in range(atoms):
                     weighted[atom] -= left * dictionary[volume, atom]
         for atom in range(atoms):
             weighted[atom] = weighted[atom] * scale[atom] - penalty
-        count = solve_nonnegative(penalised_gram, weighted[:atoms], x[:atoms], support, factor, work)
+        count = solve_nonnegative(penalized_gram, weighted[:atoms], x[:atoms], support, factor, work)
 
         chosen[:count] = np.sort(support[:count])
         chosen[count] = atoms
@@ -97,9 +99,9 @@ def fit_voxels(
         for place in range(count - 1):
             neurites += fractions[place] / total
         for place in range(count - 1):
-            share = fractions[place] / total / neurites
-            density += densities[chosen[place]] * share
-            concentration += concentrations[chosen[place]] * share
+            fraction = fractions[place] / total / neurites
+            density += densities[chosen[place]] * fraction
+            concentration += concentrations[chosen[place]] * fraction
         squares = 0.0
         for volume in range(signal.size):
             error = signal[volume]
@@ -121,11 +123,11 @@ def solve_nonnegative(
     factor: NDArray[np.float64],
     work: NDArray[np.float64],
 ) -> int:
-    """Minimise x' gram x / 2 - right' x over x >= 0, and return how many coefficients are positive.
+    """Minimizes x' gram x / 2 - right' x over x >= 0; returns the number of positive coefficients.
 
-    `gram` (m, m) is symmetric and positive semidefinite in its exact form; an atom that depends on those in the
-    support, up to rounding, stays out. `x` (m,) takes the solution and `support` (m,), first of all, the indices of
-    the positive coefficients in ascending order of joining. `factor` (m, m) and `work` (4, m) are scratch.
+    `gram` (m, m) is symmetric and positive semidefinite up to rounding; an atom that depends on those in the support is
+    not used. Writes the solution to `x` (m,), and the indices of the positive coefficients to the start of `support`
+    (m,), in the order in which they were added. `factor` (m, m) and `work` (4, m) are scratch arrays.
     """
     atoms = right.size
     gradient, forward, trial, barred = work[0], work[1], work[2], work[3]
@@ -137,7 +139,7 @@ def solve_nonnegative(
         largest = max(largest, abs(right[atom]))
     tolerance = SOLVED * largest
     count = 0
-    for _ in range(MOST_STEPS * atoms):
+    for _ in range(MAX_STEPS * atoms):
         best, steepest = -1, tolerance
         for atom in range(atoms):
             if gradient[atom] > steepest and x[atom] == 0.0 and barred[atom] == 0.0:
@@ -158,34 +160,34 @@ def solve_nonnegative(
             for place in range(count):
                 if trial[place] <= 0.0:
                     before = x[support[place]]
-                    share = before / (before - trial[place])
-                    if share < step or blocking < 0:
-                        step, blocking = share, place
+                    fraction = before / (before - trial[place])
+                    if fraction < step or blocking < 0:
+                        step, blocking = fraction, place
             if blocking < 0:
                 break
             for place in range(count):
                 atom = support[place]
                 x[atom] += step * (trial[place] - x[atom])
             x[support[blocking]] = 0.0
-            kept = 0
+            remaining = 0
             first = count
             for place in range(count):
                 atom = support[place]
                 if x[atom] > 0.0:
-                    support[kept] = atom
-                    kept += 1
+                    support[remaining] = atom
+                    remaining += 1
                 else:
                     x[atom] = 0.0
                     first = min(first, place)
             count = first
-            while count < kept:
-                # A part of a support that was independent is so too, but for rounding.
+            while count < remaining:
+                # Part of an independent support is independent, except for rounding.
                 if _extend(gram, right, support, count, factor, forward):
                     count += 1
                 else:
                     x[support[count]] = 0.0
-                    kept -= 1
-                    for place in range(count, kept):
+                    remaining -= 1
+                    for place in range(count, remaining):
                         support[place] = support[place + 1]
             _back(factor, forward, count, trial)
         for place in range(count):
@@ -209,7 +211,7 @@ def _extend(
     factor: NDArray[np.float64],
     forward: NDArray[np.float64],
 ) -> bool:
-    """Take the atom at support[count] into the Cholesky factor and the forward solution; False where it depends."""
+    """Adds the atom at support[count] to the Cholesky factor and the forward solution; False if it is dependent."""
     atom = support[count]
     left = gram[atom, atom]
     for row in range(count):
@@ -231,7 +233,7 @@ def _extend(
 
 @compiled
 def _back(factor: NDArray[np.float64], forward: NDArray[np.float64], count: int, solution: NDArray[np.float64]) -> None:
-    """Solve factor' solution = forward."""
+    """Solves factor' solution = forward."""
     for row in range(count - 1, -1, -1):
         value = forward[row]
         for below in range(row + 1, count):

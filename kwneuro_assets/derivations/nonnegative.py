@@ -1,12 +1,18 @@
-"""Least squares under many inequalities that all voxels share, a voxel at a time.
+"""Least squares with many inequality constraints that are the same in all voxels, voxel by voxel.
 
-Minimise |A x - b|^2 over C x >= 0. The multipliers of the inequalities are the solution of a problem with the simplest
-of constraints, non-negative least squares with the Gram matrix C H^-1 C', where H = A'A (Lawson and Hanson, Solving
-Least Squares Problems, 1974, chapter 23; their LDP). It is solved by their active set. As supports are large here and
-change often, the triangular factor of the support loses a column by Givens rotations (Golub and Van Loan, Matrix
-Computations, section 6.5.2) instead of being made anew.
+Minimizes |A x - b|^2 over C x >= 0. The multipliers of the inequalities solve a simpler problem: non-negative least
+squares with the Gram matrix C H^-1 C', where H = A'A (Lawson and Hanson, Solving Least Squares Problems, 1974, chapter
+23, problem LDP). It is solved with their active set. Supports are large here, nearly dependent, and change often: for
+each final member, three are added and two removed. What makes this fast:
 
-All that is compiled stands in this one file: see `compiled`.
+- Instead of a triangular factor of the support's Gram matrix, whose solutions wait for one row after another, a root of
+  its inverse is stored. Both solutions for a new member are products, and a member is removed by one Householder
+  reflection (Golub and Van Loan, Matrix Computations, section 5.1.2). The transpose is stored, too, so that all loops
+  run along rows.
+- The gradient is computed for all inequalities only after several members were added, and for a few candidates between.
+- At the end, one step of iterative refinement removes the rounding that has accumulated in the solution.
+
+All compiled functions are in this file: see `compiled`.
 """
 
 from __future__ import annotations
@@ -19,25 +25,29 @@ from kwneuro_assets.derivations.compiled import compiled
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-INDEPENDENT = 1e-12  # least share of a row's square that the support must leave unexplained: float64's rounding
-SOLVED = 1e-9  # violation, as a share of the largest without constraints, that counts as none
-MOST_STEPS = 5  # times the number of inequalities: far above what voxels take
+INDEPENDENT = 1e-12  # minimum fraction of a row's square norm that the support leaves unexplained: rounding of float64
+SOLVED = 1e-9  # violation that counts as zero, relative to the maximum without constraints
+MAX_STEPS = 5  # times the number of inequalities: far above the steps needed
+CANDIDATES = 4  # members added before the gradient is computed for all inequalities; 8 are not faster
+WORTHWHILE = 0.3  # minimum gradient of a candidate, relative to the largest
+REFINEMENTS = 3  # of the solution at most, if one changes the support
+MATRICES, VECTORS = 2, 7  # scratch arrays of `solve_multipliers`
 
 
 @compiled
 def fit_constrained(
     signals: Floats, solutions: Floats, inverse: Floats, amplitudes: Floats, effects: Floats, gram: Floats
 ) -> None:
-    """Write the solutions (voxels, unknowns) for signals (voxels, n) to `solutions`.
+    """Writes the solutions (voxels, unknowns) for signals (voxels, n) to `solutions`.
 
-    `inverse` (n, unknowns) takes signals to the solution without constraints; `amplitudes` (unknowns, m) gives what
-    must not be negative; `effects` (m, unknowns) is what the multiplier of each adds to the solution, and `gram`
-    (m, m) what it adds to the amplitudes, scaled to a diagonal of one.
+    `inverse` (n, unknowns) maps signals to the solution without constraints; `amplitudes` (unknowns, m) maps the
+    solution to the amplitudes that must not be negative. The multiplier of a constraint adds a row of `effects`
+    (m, unknowns) to the solution, and a row of `gram` (m, m), whose diagonal is one, to the amplitudes.
     """
     unknowns, constraints = amplitudes.shape
     right, multipliers = np.empty(constraints), np.empty(constraints)
     support = np.empty(constraints, np.int64)
-    factor, work = np.empty((unknowns, unknowns)), np.empty((4, constraints))
+    matrices, work = np.empty((MATRICES, unknowns, unknowns)), np.empty((VECTORS, constraints))
     for voxel in range(signals.shape[0]):
         solution = solutions[voxel]
         solution[:] = 0.0
@@ -50,7 +60,7 @@ def fit_constrained(
             value = solution[unknown]
             for constraint in range(constraints):
                 right[constraint] -= value * amplitudes[unknown, constraint]
-        count = solve_multipliers(gram, right, multipliers, support, factor, work)
+        count = solve_multipliers(gram, right, multipliers, support, matrices, work)
         for place in range(count):
             constraint = support[place]
             value = multipliers[constraint]
@@ -59,129 +69,260 @@ def fit_constrained(
 
 
 @compiled
-def solve_multipliers(gram: Floats, right: Floats, x: Floats, support: Integers, factor: Floats, work: Floats) -> int:
-    """Minimise x' gram x / 2 - right' x over x >= 0, and return how many coefficients are positive.
+def solve_multipliers(gram: Floats, right: Floats, x: Floats, support: Integers, matrices: Floats, work: Floats) -> int:
+    """Minimizes x' gram x / 2 - right' x over x >= 0; returns the number of positive coefficients.
 
-    `gram` (m, m) is symmetric and positive semidefinite, with ones on its diagonal and a rank of at most r. `x` (m,)
-    takes the solution and `support` (m,), first of all, the indices of the positive coefficients. `factor` (r, r) and
-    `work` (4, m) are scratch.
+    `gram` (m, m) is symmetric and positive semidefinite, with ones on its diagonal and a rank of at most r. Writes the
+    solution to `x` (m,), and the indices of the positive coefficients to the start of `support` (m,). `matrices`
+    (MATRICES, r, r) and `work` (VECTORS, m) are scratch arrays.
     """
-    size, rank = right.size, factor.shape[0]
-    gradient, forward, trial, barred = work[0], work[1], work[2], work[3]
+    size = right.size
+    gradient, barred, now, trial = work[0], work[1], work[2], work[3]
     largest = 0.0
     for atom in range(size):
-        x[atom] = 0.0
-        barred[atom] = 0.0
-        gradient[atom] = right[atom]
         largest = max(largest, right[atom])
     tolerance = SOLVED * largest
-    count = 0
-    for _ in range(MOST_STEPS * size):
-        best, steepest = -1, tolerance
-        for atom in range(size):
-            if gradient[atom] > steepest and barred[atom] == 0.0:
-                best, steepest = atom, gradient[atom]
-        if best < 0 or count == rank:
-            break
-        support[count] = best
-        barred[best] = 1.0
-        if not _extend(gram, right, support, count, factor, forward):
-            continue
-        count += 1
-        _back(factor, forward, count, trial)
-        while True:
-            step, blocking = 1.0, -1
-            for place in range(count):
-                if trial[place] <= 0.0:
-                    start = x[support[place]]
-                    share = start / (start - trial[place]) if start > 0.0 else 0.0
-                    if share < step or blocking < 0:
-                        step, blocking = share, place
-            if blocking < 0:
-                break
-            for place in range(count):
-                atom = support[place]
-                x[atom] += step * (trial[place] - x[atom])
-            x[support[blocking]] = 0.0
-            for place in range(count - 1, -1, -1):
-                if trial[place] <= 0.0 and x[support[place]] <= 0.0:
-                    x[support[place]] = 0.0
-                    _remove(support, place, count, factor, forward)
-                    count -= 1
-            _back(factor, forward, count, trial)
-        for atom in range(size):
-            gradient[atom] = right[atom]
-            barred[atom] = 0.0
-        for place in range(count):
-            atom, value = support[place], trial[place]
-            x[atom] = value
-            for other in range(size):
-                gradient[other] -= value * gram[atom, other]
+    count, refinements, is_refined = 0, 0, False
+    for _ in range(MAX_STEPS * size):
+        _gradient(gram, right, support, now, count, gradient)
+        barred[:] = 0.0
         for place in range(count):
             barred[support[place]] = 1.0
+        count, is_changed = _add_candidates(gram, right, support, count, tolerance, matrices, work)
+        if is_changed:
+            is_refined = False
+            continue
+        if is_refined or refinements == REFINEMENTS:
+            break
+        refinements += 1
+        _refine(gradient, support, count, matrices, now, trial, work)
+        before = count
+        count = _make_feasible(support, count, matrices, now, trial, work)
+        is_refined = count == before
+    x[:] = 0.0
+    for place in range(count):
+        x[support[place]] = now[place]
     return count
 
 
 @compiled
-def _extend(gram: Floats, right: Floats, support: Integers, count: int, factor: Floats, forward: Floats) -> bool:
-    """Take the atom at support[count] into the upper factor and the forward solution; False where it depends."""
-    atom = support[count]
-    column = np.empty(count + 1)
-    for row in range(count):
-        column[row] = gram[atom, support[row]]
-    left, value = gram[atom, atom], right[atom]
-    for row in range(count):
-        here = column[row] / factor[row, row]
-        column[row] = here
-        left -= here * here
-        value -= here * forward[row]
-        rest, entries = column[row + 1 : count], factor[row, row + 1 : count]
-        for later in range(rest.size):
-            rest[later] -= here * entries[later]
-    if not left > INDEPENDENT * gram[atom, atom]:
+def _gradient(gram: Floats, right: Floats, support: Integers, now: Floats, count: int, gradient: Floats) -> None:
+    """Writes right - gram x for the support's coefficients `now`; four rows at a time are loaded and stored once."""
+    size = right.size
+    gradient[:] = right
+    together = count - count % 4
+    for place in range(0, together, 4):
+        a, b, c, d = now[place], now[place + 1], now[place + 2], now[place + 3]
+        row_a, row_b = gram[support[place]], gram[support[place + 1]]
+        row_c, row_d = gram[support[place + 2]], gram[support[place + 3]]
+        for atom in range(size):
+            gradient[atom] -= (a * row_a[atom] + b * row_b[atom]) + (c * row_c[atom] + d * row_d[atom])
+    for place in range(together, count):
+        a, row_a = now[place], gram[support[place]]
+        for atom in range(size):
+            gradient[atom] -= a * row_a[atom]
+
+
+@compiled
+def _add_candidates(
+    gram: Floats,
+    right: Floats,
+    support: Integers,
+    count: int,
+    tolerance: float,
+    matrices: Floats,
+    work: Floats,
+) -> tuple[int, bool]:
+    """Adds the atoms of the largest gradients; returns the size of the support, and whether an atom was added."""
+    rank = matrices.shape[1]
+    gradient, barred, now, trial = work[0], work[1], work[2], work[3]
+    candidates = np.empty(CANDIDATES, np.int64)
+    is_changed = False
+    while not is_changed:
+        number = _steepest(gradient, barred, tolerance, candidates)
+        if number == 0:
+            break
+        minimum = max(tolerance, WORTHWHILE * gradient[candidates[0]])
+        while number > 0 and count < rank:
+            best, steepest = -1, minimum
+            for candidate in range(number):
+                atom = candidates[candidate]
+                if is_changed:
+                    gradient[atom] = right[atom] - _product(gram[atom], support, now, count)
+                if gradient[atom] > steepest:
+                    best, steepest = candidate, gradient[atom]
+            if best < 0:
+                break
+            atom = candidates[best]
+            number -= 1
+            candidates[best] = candidates[number]
+            if _extend(gram[atom], atom, steepest, support, count, matrices, now, trial, work):
+                count = _make_feasible(support, count + 1, matrices, now, trial, work)
+                is_changed = True
+        if count == rank:
+            break
+    return count, is_changed
+
+
+@compiled
+def _steepest(gradient: Floats, barred: Floats, tolerance: float, candidates: Integers) -> int:
+    """Writes the atoms of the largest gradients, largest first, bars them, and returns their number."""
+    number, minimum = 0, tolerance
+    for atom in range(gradient.size):
+        if not gradient[atom] > minimum or barred[atom] != 0.0:
+            continue
+        place = min(number, candidates.size - 1)
+        while place > 0 and gradient[candidates[place - 1]] < gradient[atom]:
+            candidates[place] = candidates[place - 1]
+            place -= 1
+        candidates[place] = atom
+        number = min(number + 1, candidates.size)
+        if number == candidates.size:
+            minimum = gradient[candidates[number - 1]]
+    for candidate in candidates[:number]:
+        barred[candidate] = 1.0
+    return number
+
+
+@compiled
+def _product(row: Floats, support: Integers, now: Floats, count: int) -> float:
+    """The product of a row of the Gram matrix and the coefficients; four sums, because none may be reordered."""
+    first, second, third, fourth = 0.0, 0.0, 0.0, 0.0
+    together = count - count % 4
+    for place in range(0, together, 4):
+        first += row[support[place]] * now[place]
+        second += row[support[place + 1]] * now[place + 1]
+        third += row[support[place + 2]] * now[place + 2]
+        fourth += row[support[place + 3]] * now[place + 3]
+    for place in range(together, count):
+        first += row[support[place]] * now[place]
+    return (first + second) + (third + fourth)
+
+
+@compiled
+def _extend(
+    row: Floats,
+    atom: int,
+    slope: float,
+    support: Integers,
+    count: int,
+    matrices: Floats,
+    now: Floats,
+    trial: Floats,
+    work: Floats,
+) -> bool:
+    """Adds an atom to the support and writes the solution to `trial`; False if the atom is dependent.
+
+    `row` is its row of the Gram matrix and `slope` its gradient.
+    """
+    root, transposed = matrices[0], matrices[1]
+    column, part, effect = work[4], work[5], work[6]
+    for place in range(count):
+        column[place] = row[support[place]]
+    _combine(transposed, count, column, part)
+    left = row[atom]
+    for place in range(count):
+        left -= part[place] * part[place]
+    if not left > INDEPENDENT * row[atom]:
         return False
-    for row in range(count):
-        factor[row, count] = column[row]
-    factor[count, count] = np.sqrt(left)
-    forward[count] = value / factor[count, count]
+    _combine(root, count, part, effect)
+    length, scale = slope / left, 1.0 / np.sqrt(left)
+    for place in range(count):
+        trial[place] = now[place] - length * effect[place]
+        entry = -scale * effect[place]
+        root[count, place], transposed[place, count] = entry, entry
+        root[place, count], transposed[count, place] = 0.0, 0.0
+    root[count, count], transposed[count, count] = scale, scale
+    support[count], now[count], trial[count] = atom, 0.0, length
     return True
 
 
 @compiled
-def _remove(support: Integers, place: int, count: int, factor: Floats, forward: Floats) -> None:
-    """Take the atom at `place` out of the support of `count`, its factor and the forward solution."""
-    for later in range(place, count - 1):
-        support[later] = support[later + 1]
-    for row in range(count):
-        here = factor[row]
-        for column in range(max(place, row - 1), count - 1):
-            here[column] = here[column + 1]
-    for row in range(place, count - 1):
-        # The next row's diagonal stands below this one's now: turn it up.
-        upper, lower = factor[row, row : count - 1], factor[row + 1, row : count - 1]
-        length = np.sqrt(upper[0] * upper[0] + lower[0] * lower[0])
-        cosine, sine = upper[0] / length, lower[0] / length
-        for column in range(upper.size):
-            above, below = upper[column], lower[column]
-            upper[column] = cosine * above + sine * below
-            lower[column] = cosine * below - sine * above
-        above, below = forward[row], forward[row + 1]
-        forward[row], forward[row + 1] = cosine * above + sine * below, cosine * below - sine * above
+def _combine(matrix: Floats, count: int, weights: Floats, combined: Floats) -> None:
+    """The weighted sum of the first rows of a matrix."""
+    combined[:count] = 0.0
+    together = count - count % 4
+    for row in range(0, together, 4):
+        a, b, c, d = weights[row], weights[row + 1], weights[row + 2], weights[row + 3]
+        row_a, row_b, row_c, row_d = matrix[row], matrix[row + 1], matrix[row + 2], matrix[row + 3]
+        for column in range(count):
+            combined[column] += (a * row_a[column] + b * row_b[column]) + (c * row_c[column] + d * row_d[column])
+    for row in range(together, count):
+        a, row_a = weights[row], matrix[row]
+        for column in range(count):
+            combined[column] += a * row_a[column]
 
 
 @compiled
-def _back(factor: Floats, forward: Floats, count: int, solution: Floats) -> None:
-    """Solve factor solution = forward."""
-    for row in range(count - 1, -1, -1):
-        known, entries = solution[row + 1 : count], factor[row, row + 1 : count]
-        # Sums beside each other, as the compiler must not reorder one.
-        first, second, third, fourth = 0.0, 0.0, 0.0, 0.0
-        whole = known.size - known.size % 4
-        for column in range(0, whole, 4):
-            first += entries[column] * known[column]
-            second += entries[column + 1] * known[column + 1]
-            third += entries[column + 2] * known[column + 2]
-            fourth += entries[column + 3] * known[column + 3]
-        for column in range(whole, known.size):
-            first += entries[column] * known[column]
-        solution[row] = (forward[row] - (first + second + (third + fourth))) / factor[row, row]
+def _refine(
+    gradient: Floats, support: Integers, count: int, matrices: Floats, now: Floats, trial: Floats, work: Floats
+) -> None:
+    """Writes the solution with a correction for the gradient that is left at the support to `trial`."""
+    column, part, effect = work[4], work[5], work[6]
+    for place in range(count):
+        column[place] = gradient[support[place]]
+    _combine(matrices[1], count, column, part)
+    _combine(matrices[0], count, part, effect)
+    for place in range(count):
+        trial[place] = now[place] + effect[place]
+
+
+@compiled
+def _make_feasible(support: Integers, count: int, matrices: Floats, now: Floats, trial: Floats, work: Floats) -> int:
+    """Moves `now` to the solution `trial`, without the atoms that would be negative; returns the support's size."""
+    while True:
+        step, blocking = 1.0, -1
+        for place in range(count):
+            if trial[place] <= 0.0:
+                fraction = now[place] / (now[place] - trial[place]) if now[place] > 0.0 else 0.0
+                if fraction < step or blocking < 0:
+                    step, blocking = fraction, place
+        if blocking < 0:
+            break
+        for place in range(count):
+            now[place] += step * (trial[place] - now[place])
+        now[blocking] = 0.0
+        for place in range(count - 1, -1, -1):
+            if trial[place] <= 0.0 and now[place] <= 0.0:
+                _remove(support, place, count, matrices, now, trial, work)
+                count -= 1
+    now[:count] = trial[:count]
+    return count
+
+
+@compiled
+def _remove(
+    support: Integers, place: int, count: int, matrices: Floats, now: Floats, trial: Floats, work: Floats
+) -> None:
+    """Removes the atom at `place`: the last atom takes its place, and `trial` becomes the solution without it.
+
+    The reflection makes the atom's column of the root zero, except in the last row; both are then left out.
+    """
+    root, transposed = matrices[0], matrices[1]
+    reflected, effect = work[4], work[5]
+    last = count - 1
+    square = 0.0
+    for row in range(count):
+        reflected[row] = transposed[place, row]
+        square += reflected[row] * reflected[row]
+    _combine(root, count, reflected, effect)
+    length = trial[place] / square
+    for other in range(count):
+        trial[other] -= length * effect[other]
+    norm = np.sqrt(square)
+    scale = 1.0 / (square + abs(reflected[last]) * norm)
+    shift = norm if reflected[last] >= 0.0 else -norm
+    for other in range(count):
+        effect[other] += shift * root[last, other]
+    for row in range(last):
+        reflected[row] *= scale
+        root[row, place] = root[row, last]
+        transposed[place, row] = transposed[last, row]
+    effect[place] = effect[last]
+    support[place], now[place], trial[place] = support[last], now[last], trial[last]
+    for row in range(last):
+        here, there = root[row], transposed[row]
+        weight, other_weight = reflected[row], effect[row]
+        for column in range(last):
+            here[column] -= weight * effect[column]
+            there[column] -= other_weight * reflected[column]

@@ -1,6 +1,6 @@
-"""From a function's values on a grid to its maxima, a voxel at a time; see `peaks` for the formulation.
+"""The compiled search for maxima of functions on the sphere, voxel by voxel; see `peaks` for the formulation.
 
-All that is compiled stands in this one file: see `compiled`.
+All compiled functions are in this file: see `compiled`.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
-LONGEST_STEP = 0.05  # radians, about half the grid's spacing, so that a step stays on its hill
+LONGEST_STEP = 0.05  # radians, about half the spacing of the grid, so that a step does not reach another maximum
 CONVERGED = 1e-6  # radians
-MOST_STEPS = 50
-FLAT = 1e-6  # curvature over amplitude below which a maximum is rounding
+MAX_STEPS = 50
+FLAT = 1e-6  # curvature divided by amplitude; a flatter maximum is rounding
 
 
 @compiled
 def climb_and_select(
     on_grid: Singles,
     directions: Floats,
-    neighbours: Integers,
+    neighbors: Integers,
     hessians: Floats,
     degree: int,
     relative_threshold: float,
-    nearest: float,
+    max_cosine: float,
     vectors: Floats,
 ) -> None:
-    """Write the peaks of each voxel, the strongest first, to `vectors` (voxels, peaks, 3), which comes as zeros.
+    """Writes the peaks of each voxel, strongest first, to `vectors` (voxels, peaks, 3), which must be zero.
 
-    `on_grid` (voxels, grid) are the amplitudes at the unit vectors `directions` (grid, 3), each with its `neighbours`
-    (grid, n); `hessians` (voxels, monomials, 6) the second derivatives xx, xy, xz, yy, yz, zz as polynomials of
-    `degree`. Maxima are left out below `relative_threshold` of the largest, or where the cosine of the angle to
-    a stronger one exceeds `nearest`.
+    `on_grid` (voxels, grid) are the amplitudes at the unit vectors `directions` (grid, 3), each with its `neighbors`
+    (grid, n). `hessians` (voxels, monomials, 6) are the second derivatives xx, xy, xz, yy, yz, zz as polynomials of
+    `degree`. Excludes maxima below `relative_threshold` of the strongest, and those for which the cosine of the angle
+    to a stronger one exceeds `max_cosine`.
     """
     grid = on_grid.shape[1]
     found, heights = np.empty((grid, 3)), np.empty(grid)
@@ -45,24 +45,24 @@ def climb_and_select(
         largest = values[0]
         for place in range(grid):
             largest = max(largest, values[place])
-        # No peak is three degrees off the grid, so half of its height is surely met there.
-        least = max(0.5 * relative_threshold * largest, 0.0)
+        # No peak is three degrees off the grid, so the amplitude there exceeds half of its height.
+        minimum = max(0.5 * relative_threshold * largest, 0.0)
         count = 0
         for place in range(grid):
-            if values[place] > least and _is_highest(values, place, neighbours[place]):
+            if values[place] > minimum and _is_highest(values, place, neighbors[place]):
                 direction = found[count]
                 direction[:] = directions[place]
                 height, is_maximum = _climb(hessians[voxel], degree, direction)
                 if is_maximum:
                     heights[count] = height
                     count += 1
-        _select(found[:count], heights[:count], relative_threshold, nearest, vectors[voxel])
+        _select(found[:count], heights[:count], relative_threshold, max_cosine, vectors[voxel])
 
 
 @compiled
-def _is_highest(values: Singles, place: int, neighbours: Integers) -> bool:
-    for other in neighbours:
-        # Of equal neighbours the first is the maximum: a ridge of two grid points is not lost.
+def _is_highest(values: Singles, place: int, neighbors: Integers) -> bool:
+    for other in neighbors:
+        # Of equal neighbors the first is the maximum, so that a ridge of two grid points is found.
         if values[other] > values[place] or (values[other] == values[place] and other < place):
             return False
     return True
@@ -70,18 +70,18 @@ def _is_highest(values: Singles, place: int, neighbours: Integers) -> bool:
 
 @compiled
 def _climb(hessian: Floats, degree: int, u: Floats) -> tuple[float, bool]:
-    """Newton's method from the unit vector `u`, which it moves: the amplitude there, and whether it is a maximum."""
+    """Moves the unit vector `u` by Newton's method; returns the amplitude there, and whether it is a maximum."""
     order = degree + 2
     powers = np.ones((3, degree + 1))
     value, is_maximum = 0.0, False
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         x, y, z = u[0], u[1], u[2]
         xx, xy, xz, yy, yz, zz = _second_derivatives(hessian, degree, u, powers)
         slope_x = (xx * x + xy * y + xz * z) / (order - 1)
         slope_y = (xy * x + yy * y + yz * z) / (order - 1)
         slope_z = (xz * x + yz * y + zz * z) / (order - 1)
         value = (slope_x * x + slope_y * y + slope_z * z) / order
-        # Two orthonormal vectors at right angles to u, p and q: the first from the axis that is farthest from u.
+        # p and q, an orthonormal basis of the tangent plane at u; p is computed from the axis farthest from u.
         if abs(x) <= abs(y) and abs(x) <= abs(z):
             length = np.sqrt(y * y + z * z)
             px, py, pz = 0.0, z / length, -y / length
@@ -94,14 +94,14 @@ def _climb(hessian: Floats, degree: int, u: Floats) -> tuple[float, bool]:
         qx, qy, qz = y * pz - z * py, z * px - x * pz, x * py - y * px
         hx, hy, hz = xx * px + xy * py + xz * pz, xy * px + yy * py + yz * pz, xz * px + yz * py + zz * pz
         gx, gy, gz = xx * qx + xy * qy + xz * qz, xy * qx + yy * qy + yz * qz, xz * qx + yz * qy + zz * qz
-        # On the sphere the radial slope, order * value, bends every great circle down.
+        # On the sphere, the radial derivative, order * value, is subtracted from the curvature of great circles.
         a = px * hx + py * hy + pz * hz - order * value
         b = px * gx + py * gy + pz * gz
         c = qx * gx + qy * gy + qz * gz - order * value
         spread = np.sqrt((a - c) * (a - c) / 4 + b * b)
         curvature = (a + c) / 2 + spread
         is_maximum = value > 0 and curvature < -FLAT * value
-        # Where it does not bend down in every direction, shift it until it does: the step then still climbs.
+        # If the Hessian is not negative definite, shift it until it is, so that the step goes upward.
         shift = max(curvature + 0.1 * spread, 0.0)
         a, c = a - shift, c - shift
         determinant = a * c - b * b
@@ -124,7 +124,7 @@ def _climb(hessian: Floats, degree: int, u: Floats) -> tuple[float, bool]:
 def _second_derivatives(
     hessian: Floats, degree: int, u: Floats, powers: Floats
 ) -> tuple[float, float, float, float, float, float]:
-    """xx, xy, xz, yy, yz and zz at `u`; `powers` (3, degree + 1) is scratch that starts with ones."""
+    """xx, xy, xz, yy, yz and zz at `u`; `powers` (3, degree + 1) is a scratch array whose first column is ones."""
     for axis in range(3):
         for power in range(degree):
             powers[axis, power + 1] = powers[axis, power] * u[axis]
@@ -145,32 +145,32 @@ def _second_derivatives(
 
 
 @compiled
-def _select(found: Floats, heights: Floats, relative_threshold: float, nearest: float, vectors: Floats) -> None:
-    """The strongest of the maxima along `found` (n, 3) that are strong and far enough, as `vectors` (peaks, 3).
+def _select(found: Floats, heights: Floats, relative_threshold: float, max_cosine: float, vectors: Floats) -> None:
+    """Writes the strongest of the maxima along `found` (n, 3) to `vectors` (peaks, 3), as `climb_and_select`.
 
-    `heights` (n,) are spent.
+    Overwrites `heights` (n,).
     """
-    count, least = 0, 0.0
+    count, minimum = 0, 0.0
     axes = np.empty_like(vectors)
-    for turn in range(heights.size):
+    for candidate in range(heights.size):
         best = 0
         for place in range(heights.size):
             if heights[place] > heights[best]:
                 best = place
         height, axis = heights[best], found[best]
         heights[best] = -1.0
-        if turn == 0:
-            least = relative_threshold * height
-        if height < least or count == len(vectors):
+        if candidate == 0:
+            minimum = relative_threshold * height
+        if height < minimum or count == len(vectors):
             break
         is_new = True
         for other in range(count):
             cosine = axis[0] * axes[other, 0] + axis[1] * axes[other, 1] + axis[2] * axes[other, 2]
-            is_new = is_new and abs(cosine) < nearest
+            is_new = is_new and abs(cosine) < max_cosine
         if is_new:
             is_down = axis[2] < 0 or (axis[2] == 0 and (axis[1] < 0 or (axis[1] == 0 and axis[0] < 0)))
             for column in range(3):
                 axes[count, column] = axis[column]
-                # Zero is added so that none is negative.
+                # Adding zero avoids negative zeros.
                 vectors[count, column] = (-height if is_down else height) * axis[column] + 0.0
             count += 1

@@ -1,4 +1,4 @@
-"""The diffusion tensor by weighted linear least squares."""
+"""The diffusion tensor, fitted by weighted linear least squares."""
 
 from __future__ import annotations
 
@@ -8,62 +8,67 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kwneuro_assets.derivations.b0_signal import with_b0_signal
 from kwneuro_assets.imaging import Dwi, GradientTable, MapSet, NotApplicable, Volume
 from kwneuro_assets.imaging.gradients import SHELL_WIDTH
 from kwneuro_assets.imaging.mapset import scatter
-from kwneuro_assets.imaging.volume import binary_mask, require_same_grid
+from kwneuro_assets.imaging.volume import mask_of
 from kwneuro_assets.progress import Progress, silent
 from kwneuro_assets.threads import in_blocks
 
 UNKNOWNS = 7  # six elements of the tensor and ln S0
-RANK_TOLERANCE = 1e-3  # of the largest singular value: directions equal up to a file's digits add no rank
-LEAST_SIGNAL = 1e-6  # of the voxel's highest: zero and below become this before the logarithm, as in MRtrix3
-LEAST_WEIGHT = 1e-10  # of the voxel's largest: no real contrast comes near it; keeps the fit solvable
-LEAST_EIGENVALUE = 1e-6  # divided by the largest b-value: DIPY's minimum diffusivity
-NO_DIFFUSION = 1e-7  # mm^2/s: above every eigenvalue that was raised, and a hundredth of the slowest in tissue
-BLOCK = 10_000  # voxels at a time: some 100 MB with 200 volumes
+MEAN_ELEMENTS = (1 / 3, 0, 1 / 3, 0, 0, 1 / 3)  # of x*x, x*y, y*y, x*z, y*z, z*z over all directions
+RANK_TOLERANCE = 1e-3  # of the largest singular value: directions that differ by rounding in the file add no rank
+MIN_SIGNAL = 1e-6  # of the voxel's maximum: lower signals are raised to it before the logarithm, as in MRtrix3
+MIN_WEIGHT = 1e-10  # of the voxel's maximum: far below any real contrast; keeps the normal matrix invertible
+MIN_EIGENVALUE = 1e-6  # divided by the largest b-value: DIPY's minimum diffusivity
+NO_DIFFUSION = 1e-7  # mm^2/s: above every raised eigenvalue, and a hundredth of the slowest diffusion in tissue
+BLOCK = 10_000  # voxels at a time: about 100 MB with 200 volumes
 
 log = logging.getLogger(__name__)
 
 
 def fit_tensor(dwi: Dwi, mask: Volume, max_bvalue: float, *, progress: Progress = silent) -> MapSet | NotApplicable:
-    """The diffusion tensor and what follows from it, in the voxels of `mask`.
+    """The diffusion tensor and its scalar maps in the voxels of `mask` (x, y, z).
 
-    The logarithm of the signal is fitted twice, ln S0 included: by ordinary least squares, then weighted with the
-    square of the signal that the first fit predicts (Chung et al. 2006; DIPY's WLS, MRtrix3's dwi2tensor).
-    `tensor_volumes` tells which volumes are used.
+    The logarithm of the signal is fitted twice, with ln S0 as an unknown: by ordinary least squares, then with the
+    squared signal predicted by the first fit as weights (Chung et al., NeuroImage 33, 2006,
+    doi:10.1016/j.neuroimage.2006.07.001; DIPY's WLS, MRtrix3's dwi2tensor). The fit uses the volumes that
+    `tensor_volumes` selects up to `max_bvalue` (s/mm^2), each with its real b-value, b=0 volumes included.
 
     Maps, float32, in mm^2/s (`fa` has no unit): `fa`, `md`, `ad`, `rd` (x, y, z); `tensor` (x, y, z, 6) as Dxx, Dxy,
-    Dyy, Dxz, Dyz, Dzz; `evals` (x, y, z, 3), descending; `evecs` (x, y, z, 9), the first eigenvector's components
-    first, each with its largest component positive. Directions are in the world frame, scanner RAS+.
+    Dxz, Dyy, Dyz, Dzz (BEP016's order; see `tensor_in`); `evals` (x, y, z, 3), descending; `evecs` (x, y, z, 9), the
+    three components of the first eigenvector, then the second and third, each eigenvector with its largest component
+    positive. Directions are in the world frame, scanner RAS+.
 
-    Eigenvalues below 1e-6 / b are raised to that, and `tensor` is that of the raised ones; in how many voxels is
-    logged, and `not_positive` tells which. A voxel without any positive signal is zero in every map.
+    Eigenvalues below 1e-6 / (maximum b-value) are raised to this value, and `tensor` is computed from the raised
+    eigenvalues. The number of these voxels is logged; `not_positive` finds them. A voxel whose mean b=0 is not positive
+    is zero in every map.
 
-    Raises InvalidData for a mask on another grid, or one that is empty or not binary.
+    Returns NotApplicable if fewer than six directions are independent. Raises InvalidData if the mask is on another
+    grid, empty, or not binary.
     """
-    mask = binary_mask(mask)
-    require_same_grid(mask, dwi.volume, "mask", "the diffusion-weighted image")
+    mask = mask_of(dwi.volume, mask)
     volumes = tensor_volumes(dwi.gradients, max_bvalue)
     if isinstance(volumes, NotApplicable):
         return volumes
 
-    # Units of 1e-3 mm^2/s bring the tensor to the size of ln S0, and the normal equations to a good condition.
-    bvals = np.where(dwi.b0_mask, 0, dwi.bvals)[volumes] / 1000
+    # In units of 1e-3 mm^2/s the tensor is of the size of ln S0: the normal equations are well conditioned.
+    bvals = dwi.bvals[volumes] / 1000
     design = tensor_design(bvals, dwi.world_bvecs[volumes])
     signals = dwi.signals(mask.array > 0, volumes)
     count = len(signals)
+    lit = with_b0_signal(signals[:, dwi.b0_mask[volumes]].mean(axis=1, dtype=np.float64))
     evals, evecs = np.zeros((count, 3)), np.zeros((count, 3, 3))
 
     def fit(block: slice) -> None:
-        signal = signals[block].astype(np.float64)
-        lit = signal.max(axis=1) > 0
-        evals[block][lit], evecs[block][lit] = _eigen(weighted_fit(design, signal[lit])[:, :6])
+        fitted = lit[block]
+        signal = signals[block][fitted].astype(np.float64)
+        evals[block][fitted], evecs[block][fitted] = _eigen(weighted_fit(design, signal)[:, :6])
 
     in_blocks(fit, count, BLOCK, progress)
     evals /= 1000
-    fitted = np.asarray(evecs.any(axis=(1, 2)))
-    evals[fitted] = np.maximum(evals[fitted], LEAST_EIGENVALUE / (1000 * bvals.max()))
+    evals[lit] = np.maximum(evals[lit], MIN_EIGENVALUE / (1000 * bvals.max()))
     raised = np.count_nonzero(not_positive(evals))
     if raised:
         log.warning("%d of %d voxels have a tensor with an eigenvalue that is not positive", raised, count)
@@ -71,17 +76,19 @@ def fit_tensor(dwi: Dwi, mask: Volume, max_bvalue: float, *, progress: Progress 
 
 
 def not_positive(evals: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
-    """(...) True where the fitted tensor was not positive definite, from its eigenvalues (..., 3) in mm^2/s, descending
-    and raised as `fit_tensor` does; False where there is none."""
+    """(...) True where the fitted tensor was not positive definite; False where no tensor was fitted.
+
+    `evals` (..., 3) are those of `fit_tensor`, in mm^2/s, descending.
+    """
     return (evals[..., 0] > 0) & (evals[..., 2] < NO_DIFFUSION)
 
 
 def tensor_volumes(gradients: GradientTable, max_bvalue: float) -> NDArray[np.intp] | NotApplicable:
-    """Indices of the volumes that the tensor is fitted to.
+    """The ascending indices of the volumes that the tensor is fitted to.
 
-    Those with b=0 and every whole shell whose mean b-value is at most `max_bvalue`, give or take half a shell's
-    width (50 s/mm^2) for scanners that jitter; then, shell by shell, what lies above, until six directions are
-    independent. NotApplicable where they never are.
+    These are the b=0 volumes and all shells whose mean b-value is at most `max_bvalue` + 50 s/mm^2 (half the width of
+    a shell, for jittered b-values). If they have fewer than six independent directions, the next higher shells are
+    added until they have six. Returns NotApplicable if all shells together do not.
     """
     volumes = np.flatnonzero(gradients.b0_mask)
     rank = 1
@@ -98,38 +105,53 @@ def tensor_volumes(gradients: GradientTable, max_bvalue: float) -> NDArray[np.in
 
 
 def tensor_rank(gradients: GradientTable, volumes: NDArray[np.intp]) -> int:
-    """How many of the tensor's unknowns (ln S0 among them, so 7 at most) those volumes determine."""
-    bvals = np.where(gradients.b0_mask, 0, gradients.bvals)[volumes]
+    """The number of unknowns of the tensor fit, at most 7 (with ln S0), that the volumes at these indices determine.
+
+    Volumes with b <= 100 s/mm^2 count as b=0 here, whatever the b=0 threshold is: they carry more noise than
+    information about directions.
+    """
+    low = gradients.b0_mask | (gradients.bvals <= SHELL_WIDTH)
+    bvals = np.where(low, 0, gradients.bvals)[volumes]
     design = tensor_design(bvals / max(bvals.max(), 1), gradients.bvecs[volumes])
     singular = np.linalg.svd(design, compute_uv=False)
     return int(np.count_nonzero(singular > RANK_TOLERANCE * singular[0]))
 
 
 def tensor_design(bvals: NDArray[np.float64], bvecs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The matrix (n, 7) that takes Dxx, Dxy, Dyy, Dxz, Dyz, Dzz and ln S0 to the logarithm of n signals."""
+    """The design matrix (n, 7): the logarithm of n signals from Dxx, Dxy, Dyy, Dxz, Dyz, Dzz and ln S0.
+
+    `bvals` (n,) are in the inverse unit of the tensor; the tensor is in the frame of `bvecs` (n, 3). A zero b-vector
+    means that the direction is unknown: the signal then depends on the mean diffusivity, as in a trace image. (DIPY and
+    MRtrix3 treat such a volume as b=0: with b=50, MD is 5 % too low.) The order of the columns is the fit's own; the
+    stored order is that of `tensor_in`.
+    """
     x, y, z = bvecs.T
     elements = np.stack([x * x, 2 * x * y, y * y, 2 * x * z, 2 * y * z, z * z], axis=1)
+    elements[~bvecs.any(axis=1)] = MEAN_ELEMENTS
     return np.column_stack([-bvals[:, None] * elements, np.ones_like(bvals)])
 
 
 def principal_axes(
     bvals: NDArray[np.float64], bvecs: NDArray[np.float64], signal: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """First eigenvectors (voxels, 3) of the tensors that ordinary least squares fits to signals (voxels, n), each voxel
-    with a positive one. `bvals` (n,) are in s/mm^2; the vectors are in the frame of `bvecs` (n, 3), of either sign.
+    """The first eigenvectors (voxels, 3) of tensors fitted to `signal` (voxels, n) by ordinary least squares.
 
-    Zero and below count as the voxel's lowest positive signal: without weights, anything far lower would decide alone
-    (DIPY's TensorModel takes the lowest of the whole image, which makes each voxel depend on all)."""
+    `bvals` (n,) are in s/mm^2. The eigenvectors are in the frame of `bvecs` (n, 3), with their largest component
+    positive. Each voxel needs a positive signal.
+
+    Signals that are not positive are raised to the lowest positive signal of the voxel: much lower values would
+    dominate an unweighted fit. (DIPY's TensorModel uses the lowest of the image, so that each voxel depends on all.)
+    """
     lowest = np.where(signal > 0, signal, np.inf).min(axis=1, keepdims=True)
     elements = np.log(np.maximum(signal, lowest)) @ np.linalg.pinv(tensor_design(bvals / 1000, bvecs))[:6].T
     return _eigen(elements)[1][:, 0]
 
 
 def weighted_fit(design: NDArray[np.float64], signal: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The unknowns (voxels, 7) of `tensor_design` for signals (voxels, n), each voxel with a positive one."""
-    logarithm = np.log(np.maximum(signal, LEAST_SIGNAL * signal.max(axis=1, keepdims=True)))
+    """The unknowns (voxels, 7) of `tensor_design` from `signal` (voxels, n); each voxel needs a positive signal."""
+    logarithm = np.log(np.maximum(signal, MIN_SIGNAL * signal.max(axis=1, keepdims=True)))
     predicted = logarithm @ np.linalg.pinv(design).T @ design.T
-    weights = np.maximum(np.exp(2 * (predicted - predicted.max(axis=1, keepdims=True))), LEAST_WEIGHT)
+    weights = np.maximum(np.exp(2 * (predicted - predicted.max(axis=1, keepdims=True))), MIN_WEIGHT)
     products = (design[:, :, None] * design[:, None, :]).reshape(len(design), -1)
     normal = (weights @ products).reshape(-1, UNKNOWNS, UNKNOWNS)
     right = (weights * logarithm) @ design
@@ -138,13 +160,20 @@ def weighted_fit(design: NDArray[np.float64], signal: NDArray[np.float64]) -> ND
 
 
 def with_positive_largest(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Axes (..., 3) have no sign: the one that makes the component of largest magnitude positive."""
+    """The axes (..., 3), each with the sign that makes its component of largest magnitude positive.
+
+    >>> with_positive_largest(np.array([[0.6, -0.8, 0.0], [0.0, 0.8, -0.6]])).tolist()
+    [[-0.6, 0.8, -0.0], [0.0, 0.8, -0.6]]
+    """
     largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=-1)[..., None], axis=-1)
     return np.where(largest < 0, -vectors, vectors)
 
 
 def _eigen(elements: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Eigenvalues (voxels, 3), descending, and eigenvectors (voxels, 3, 3) as rows, of tensors (voxels, 6)."""
+    """Eigenvalues (voxels, 3), descending, and eigenvectors (voxels, 3, 3) as rows, of tensors (voxels, 6).
+
+    The elements are in the order of `tensor_design`.
+    """
     matrix = elements[:, [0, 1, 3, 1, 2, 4, 3, 4, 5]].reshape(-1, 3, 3)
     evals, columns = np.linalg.eigh(matrix)
     return evals[:, ::-1], with_positive_largest(columns[:, :, ::-1].swapaxes(1, 2))
@@ -161,7 +190,7 @@ def _maps(evals: NDArray[np.float64], evecs: NDArray[np.float64]) -> dict[str, N
         "md": mean,
         "ad": evals[:, 0],
         "rd": evals[:, 1:].mean(axis=1),
-        "tensor": matrix[:, [0, 0, 1, 0, 1, 2], [0, 1, 1, 2, 2, 2]],
+        "tensor": matrix[:, [0, 0, 0, 1, 1, 2], [0, 1, 2, 1, 2, 2]],  # BEP016's order: see tensor_order
         "evals": evals,
         "evecs": evecs.reshape(-1, 9),
     }

@@ -1,4 +1,4 @@
-"""Value types: immutable, validated at the door, ignorant of files and of Dagster."""
+"""Value types: immutable, validated on construction, independent of files and of Dagster."""
 
 from kwneuro_assets.imaging.dwi import Dwi
 from kwneuro_assets.imaging.errors import InvalidData
@@ -7,6 +7,8 @@ from kwneuro_assets.imaging.mapset import MapSet
 from kwneuro_assets.imaging.not_applicable import NotApplicable
 from kwneuro_assets.imaging.report import Report
 from kwneuro_assets.imaging.response import ResponseFunction
+from kwneuro_assets.imaging.rigid_transform import RigidTransform
+from kwneuro_assets.imaging.segmentation import Segmentation
 from kwneuro_assets.imaging.streamed import StreamedVolume
 from kwneuro_assets.imaging.table import Table
 from kwneuro_assets.imaging.tissue_responses import TissueResponses
@@ -20,6 +22,8 @@ __all__ = [
     "NotApplicable",
     "Report",
     "ResponseFunction",
+    "RigidTransform",
+    "Segmentation",
     "Shell",
     "StreamedVolume",
     "Table",

@@ -1,4 +1,4 @@
-"""A diffusion-weighted series."""
+"""A DWI series: a 4-D image with its gradient table."""
 
 from __future__ import annotations
 
@@ -17,17 +17,24 @@ from kwneuro_assets.imaging.volume import Volume
 
 @dataclass(frozen=True, eq=False)
 class Dwi:
-    """A 4-D volume (x, y, z, n), float32, with the gradient table of its n volumes.
+    """A DWI series: a 4-D image (x, y, z, n), float32, and the gradient table of its n volumes.
 
-    One that does not fit in memory is a StreamedVolume. What reads voxels by `images`, `signals` and `mean_b0` need
-    not know which it is; `array` reads such a series whole.
+    `volume` is a Volume, or a StreamedVolume if the image does not fit in memory. `images`, `signals` and `mean_b0`
+    work on both; `array` loads a streamed image into memory.
 
-    `gradients` may come in either frame and is kept in the FSL frame, as it is stored; `world_bvecs` is what
-    derivations use. `interpolated` tells that the voxels were resampled (motion or distortion correction),
-    after which the noise of neighbours is no longer independent.
+    `gradients` may be in either frame; it is converted to the FSL frame, in which it is stored. Derivations use
+    `world_bvecs`. `interpolated` means that the voxels were resampled (motion or distortion correction), so that the
+    noise of neighboring voxels is no longer independent.
 
-    Raises InvalidData for a volume that is not 4-D, a table of another length, no b=0 volume, or an image
-    that is zero everywhere.
+    Raises InvalidData if the image is not 4-D, has another number of volumes than the gradient table, has no b=0
+    volume, or is zero everywhere.
+
+    >>> image = Volume(np.full((2, 2, 1, 3), 100.0), np.diag([2, 2, 2, 1]))
+    >>> dwi = Dwi(image, GradientTable([0, 1000, 1000], [[0, 0, 0], [1, 0, 0], [0, 1, 0]]))
+    >>> dwi.world_bvecs.tolist()  # x is negated: the determinant of the affine is positive
+    [[0.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+    >>> dwi.mean_b0().shape
+    (2, 2, 1)
     """
 
     volume: Volume | StreamedVolume
@@ -52,11 +59,12 @@ class Dwi:
 
     @property
     def array(self) -> NDArray[np.float32]:
-        """(x, y, z, n), the whole of it in memory."""
+        """(x, y, z, n), float32; a streamed image is loaded into memory."""
         return self.volume.array  # float32 by __post_init__
 
     @property
     def affine(self) -> NDArray[np.float64]:
+        """(4, 4), voxel indices to world coordinates, scanner RAS+ in mm."""
         return self.volume.affine
 
     @property
@@ -66,7 +74,7 @@ class Dwi:
 
     @property
     def world_bvecs(self) -> NDArray[np.float64]:
-        """(n, 3) unit vectors (zero for b=0 without one) in the world frame, scanner RAS+."""
+        """(n, 3) unit vectors in the world frame, scanner RAS+; zero for a b=0 volume without a direction."""
         return self.gradients.to_frame("world", self.affine).bvecs
 
     @property
@@ -75,12 +83,14 @@ class Dwi:
         return self.gradients.b0_mask
 
     def with_array(self, array: NDArray[np.float32]) -> Dwi:
-        """The same acquisition with other voxel values."""
+        """The same acquisition with other voxel values (x, y, z, n)."""
         return Dwi(Volume(array, self.affine), self.gradients, self.interpolated)
 
     def images(self, chosen: Iterable[int] | None = None) -> Iterator[NDArray[np.float32]]:
-        """The volumes (x, y, z), all of them or those at these indices, which ascend; each is read when it is asked
-        for, and may be kept."""
+        """The volumes (x, y, z), float32: all, or those at the ascending indices `chosen`.
+
+        Each is read when the iterator reaches it; the arrays stay valid afterwards.
+        """
         return self.volume.volumes(chosen)
 
     def image(self, index: int) -> NDArray[np.float32]:
@@ -91,12 +101,12 @@ class Dwi:
     def signals(
         self, inside: NDArray[np.bool_], volumes: NDArray[np.intp] | Sequence[int] | None = None
     ) -> NDArray[np.float32]:
-        """The signals (voxels, n) of the voxels `inside` (x, y, z) in C order of the grid, of all volumes or of some.
+        """The signals (voxels, n) of the voxels `inside` (x, y, z), in C order of the grid: of `volumes`, or of all.
 
-        Each volume's are contiguous in memory: what a fit takes of a series, gathered volume by volume.
+        The signals of one volume are contiguous in memory.
         """
         chosen = np.arange(self.volume.shape[3]) if volumes is None else np.asarray(volumes, np.intp)
-        # Positions along a volume as it lies in memory, x fastest.
+        # Positions in a volume in Fortran order, x fastest.
         positions = np.ravel_multi_index(np.nonzero(inside), inside.shape, order="F")
         gathered = np.empty((chosen.size, positions.size), np.float32)
         ascending = np.unique(chosen)
@@ -106,7 +116,7 @@ class Dwi:
         return gathered.T
 
     def mean_b0(self) -> Volume:
-        """The mean of the b=0 volumes, (x, y, z) float32, summed in float64."""
+        """The mean of the b=0 volumes, (x, y, z), float32; summed in float64."""
         return self._mean_b0
 
     @cached_property
@@ -118,7 +128,7 @@ class Dwi:
         return Volume((mean / chosen.size).astype(np.float32), self.affine)
 
 
-def require_signal(is_there: bool) -> None:
-    """Raises InvalidData for an image that is zero everywhere."""
-    if not is_there:
+def require_signal(has_signal: bool) -> None:
+    """Raises InvalidData if an image has no signal, which means that it is zero everywhere."""
+    if not has_signal:
         raise InvalidData("image", expected="a signal somewhere", found="zero in every voxel")

@@ -1,4 +1,4 @@
-"""The one error that data can raise at the door."""
+"""The error that invalid data raise."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from kwneuro_assets.errors import ActionableError
 
 
 class InvalidData(ActionableError, ValueError):
-    """Data that cannot be trusted: says where, what is wrong, what was expected, what was found and what to do.
+    """Invalid data: names the file, the problem, what was expected, what was found, and the remedy.
 
-    The value types raise it without knowing a path; whoever read the file adds it with `at`.
+    The value types know no paths; the code that reads a file adds its path with `at`.
 
     >>> raise InvalidData("b-values", expected="193 numbers", found="192", remedy="Export again.").at("sub-01.bval")
     Traceback (most recent call last):
@@ -28,7 +28,7 @@ class InvalidData(ActionableError, ValueError):
         self.where = where
 
     def at(self, where: object) -> InvalidData:
-        """The same error with the file (or files) it concerns, unless one is already named."""
+        """The same error with `where`, the file or files it concerns, unless it already names one."""
         return InvalidData(
             self.problem, expected=self.expected, found=self.found, remedy=self.remedy, where=self.where or str(where)
         )
@@ -44,7 +44,7 @@ class InvalidData(ActionableError, ValueError):
 
 @contextmanager
 def located(where: object) -> Iterator[None]:
-    """Within it, InvalidData that names no file yet names `where`."""
+    """Adds `where`, a file, to each InvalidData raised in this context that names no file yet."""
     try:
         yield
     except InvalidData as error:

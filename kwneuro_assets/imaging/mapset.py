@@ -15,10 +15,15 @@ from kwneuro_assets.imaging.volume import Volume, require_same_grid
 
 @dataclass(frozen=True, eq=False)
 class MapSet(Mapping[str, Volume]):
-    """Volumes by name (`maps["fa"]`), all on the grid of the first; immutable, in the order given.
+    """Volumes by name, all on one grid; an immutable mapping in the order given.
 
-    Raises InvalidData when there is none, when grids differ, or when a name is not lower-case alphanumeric
-    (it becomes the `param-` entity of a BIDS file name).
+    Raises InvalidData if it is empty, if a volume is not on the grid of the first, or if a name is not lower-case
+    alphanumeric (the name becomes the `param-` entity of the BIDS file name).
+
+    >>> fa = Volume(np.full((2, 2, 2), 0.4), np.eye(4))
+    >>> maps = MapSet({"fa": fa, "md": Volume(np.full((2, 2, 2), 0.0007), np.eye(4))})
+    >>> list(maps), maps["fa"].shape
+    (['fa', 'md'], (2, 2, 2))
     """
 
     maps: Mapping[str, Volume]
@@ -44,11 +49,17 @@ class MapSet(Mapping[str, Volume]):
 
     @property
     def affine(self) -> NDArray[np.float64]:
+        """(4, 4), voxel indices to world coordinates, scanner RAS+ in mm."""
         return next(iter(self.maps.values())).affine
 
 
 def scatter(values: NDArray[np.generic], mask: Volume) -> Volume:
-    """Values (voxels, ...) back onto the grid of `mask`, zero outside; voxels in C order of the mask."""
+    """The values (voxels, ...) of the voxels of `mask`, in C order, as a Volume (x, y, z, ...); zero outside the mask.
+
+    >>> mask = Volume(np.array([[[0, 1], [1, 0]]], np.uint8), np.eye(4))
+    >>> scatter(np.array([0.5, 0.25]), mask).array.tolist()
+    [[[0.0, 0.5], [0.25, 0.0]]]
+    """
     inside = mask.array.astype(bool)
     full = np.zeros((*mask.grid, *values.shape[1:]), np.uint8 if values.dtype in (np.uint8, np.bool_) else np.float32)
     full[inside] = values

@@ -1,4 +1,4 @@
-"""What a person reads of a derivative or of a cohort."""
+"""An HTML report of a derivative or of a cohort."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from kwneuro_assets.imaging.errors import InvalidData
 
 @dataclass(frozen=True)
 class Report:
-    """A self-contained HTML document: pictures and styles lie in the text itself, so that it opens anywhere.
+    """A self-contained HTML document: it embeds its figures and styles, and opens on any machine.
 
-    `html` is kept to the letter, line ends included.
+    `html` is stored unchanged, including its line endings.
 
-    Raises InvalidData for anything but text with something in it that UTF-8 can hold.
+    Raises InvalidData if `html` is not text, is blank, or cannot be encoded in UTF-8.
     """
 
     html: str = field(repr=False)

@@ -1,4 +1,4 @@
-"""A series on its way that does not fit in memory: compressed, in a temporary file that has no name."""
+"""Temporary storage for a DWI series that does not fit in memory: compressed, in an unnamed temporary file."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from kwneuro_assets.errors import ActionableError
 from kwneuro_assets.imaging.streamed import StreamedVolume
 from kwneuro_assets.threads import map_ahead, thread_count
 
-_LEVEL = 1  # of isal's compression: the fastest that compresses float32 at all
-_THREADS = 4  # at most: each holds a volume or two
+_LEVEL = 1  # of isal's compression: the fastest level that reduces the size of float32
+_THREADS = 4  # at most: each holds one or two volumes
 
 
 class ScratchError(ActionableError):
-    """The folder for temporary files cannot take a series; says which, and what to do."""
+    """A DWI series cannot be written to the folder for temporary files; names the folder and the remedy."""
 
 
 class _Place(NamedTuple):
@@ -30,26 +30,25 @@ class _Place(NamedTuple):
 
 
 class ScratchSeries:
-    """A series (x, y, z, n) of float32 that is added in slabs of slices, or in whole volumes, and read by volumes, any
-    number of times.
+    """A DWI series (x, y, z, n), float32, written in slabs of slices or volume by volume, and read by volumes.
 
-    The file lies in the folder for temporary files (`TMPDIR`). It goes with the last reference to this and to the
-    volume made of it, or with the process, however that ends.
+    The file is in the folder for temporary files (`TMPDIR`). It is deleted with the last reference to this object and
+    to its `volume`, or when the process ends, even if that is killed.
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="kwneuro-")  # noqa: SIM115  # lives as long as this
-        self._slabs: list[tuple[int, list[_Place]]] = []  # number of slices, and where each volume's part lies
+        self._file = tempfile.TemporaryFile(prefix="kwneuro-")  # noqa: SIM115  # open as long as this object
+        self._slabs: list[tuple[int, list[_Place]]] = []  # number of slices, and the place of each volume's part
         self._end = 0
 
     def add(self, slab: NDArray[np.float32]) -> None:
-        """The next slices (x, y, slices, n), all volumes of them. Raises ScratchError where there is no room."""
+        """Appends the next slices (x, y, slices, n) of all volumes. Raises ScratchError if the disk is full."""
         parts = (slab[..., index] for index in range(slab.shape[3]))
         blocks = map_ahead(_compressed, parts, min(thread_count(), _THREADS))
         self._slabs.append((slab.shape[2], [self._put(block) for block in blocks]))
 
     def append(self, image: NDArray[np.float32]) -> None:
-        """The next volume (x, y, z), of a series that is added by volumes. Raises as `add` does."""
+        """Appends the next volume (x, y, z), if the DWI series is written volume by volume. Raises as `add`."""
         if not self._slabs:
             self._slabs.append((image.shape[2], []))
         ((_, places),) = self._slabs
@@ -61,15 +60,15 @@ class ScratchSeries:
             self._file.flush()
         except OSError as error:
             raise ScratchError(
-                f"{tempfile.gettempdir()}: a part of a series could not be put there ({error.strerror}). Make room, or "
-                "set the environment variable TMPDIR to a folder with room for the compressed series"
+                f"{tempfile.gettempdir()}: cannot write a part of a DWI series ({error.strerror}). Free disk space, or "
+                "set the environment variable TMPDIR to a folder with space for the compressed DWI series"
             ) from None
         place = _Place(self._end, len(block))
         self._end += len(block)
         return place
 
     def volume(self, grid: tuple[int, int, int], affine: ArrayLike) -> StreamedVolume:
-        """The whole of what was added, on a grid of this many voxels."""
+        """The complete DWI series, streamed from the file; `grid` (x, y, z) and `affine` (4, 4) as in Volume."""
         count = len(self._slabs[0][1])
 
         def read(chosen: Sequence[int]) -> Iterator[NDArray[np.float32]]:

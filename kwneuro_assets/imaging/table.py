@@ -1,4 +1,4 @@
-"""Named columns of one length: what is measured per bundle of one subject, or per subject of a cohort."""
+"""Tables of measurements: per bundle of one subject, or per subject of a cohort."""
 
 from __future__ import annotations
 
@@ -14,24 +14,23 @@ from kwneuro_assets.imaging.errors import InvalidData
 Kind = Literal["integer", "number", "text"]
 Cell = int | float | str | None
 
-GAP = "n/a"  # how BIDS writes a missing value, and so no text of a cell
-_INTEGER_LIMIT = 2**63  # whole numbers below it are read by every tool that reads tables
+MISSING = "n/a"  # a missing value in BIDS; therefore not allowed as text
+_INTEGER_LIMIT = 2**63  # tools that read tables support integers below it
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Columns by name, in the order given, each of one kind; immutable, equal where order, kinds and cells are.
+    """Columns by name, in the order given, each of one kind; immutable, and equal if order, kinds and cells are.
 
-    `columns` maps a name to its cells: whole numbers (64 bits), finite numbers (float64) or text, any of them
-    with gaps (None). `kinds` maps the same names to "integer", "number" or "text": it is declared, never
-    guessed from the cells, so that a column means the same where it holds nothing but gaps, or round numbers.
-    There may be no row, but there is a column.
+    `columns` maps a name to its cells: integers (64 bits), finite numbers (float64) or text, or None for a missing
+    value. `kinds` maps the same names to "integer", "number" or "text". It is declared, not inferred from the cells, so
+    that the kind does not depend on the values. There is at least one column; there may be no rows.
 
-    A table is kept as a BIDS .tsv file, without escapes. Names and text are therefore refused where they are
-    empty, "n/a", start with a double quote (readers would take all up to the next one for one cell), hold a tab
-    or the end of a line, or cannot be encoded. Minus zero becomes zero.
+    A table is stored as a BIDS .tsv file, without escapes. Names and text must therefore not be empty or "n/a", start
+    with a double quote (readers would join cells up to the next one), or contain a tab or a line break, and UTF-8 must
+    be able to encode them. Negative zero becomes zero.
 
-    Raises InvalidData for all that, for columns of different length and for cells of another kind.
+    Raises InvalidData if a name or text is not allowed, if columns differ in length, or if a cell is of another kind.
 
     >>> table = Table({"bundle": ["AF_left", "CA"], "mean_fa": [0.5, None]}, {"bundle": "text", "mean_fa": "number"})
     >>> table.columns["mean_fa"]
@@ -61,9 +60,9 @@ class Table:
 
     @classmethod
     def from_rows(cls, rows: Iterable[Mapping[str, Cell]], kinds: Mapping[str, Kind]) -> Table:
-        """A table with the columns of `kinds`, in that order; what a row does not name is a gap there.
+        """A table with the columns of `kinds`, in that order; a cell that a row lacks is a missing value.
 
-        Raises InvalidData for a row with a name that `kinds` lacks, and as the table itself does.
+        Raises InvalidData if a row has a name that `kinds` lacks, and as Table does.
         """
         rows = list(rows)
         for number, row in enumerate(rows, 1):
@@ -73,10 +72,11 @@ class Table:
 
     @property
     def row_count(self) -> int:
+        """The number of rows."""
         return len(next(iter(self.columns.values())))
 
     def rows(self) -> Iterator[dict[str, Cell]]:
-        """Each row, its cells by column name."""
+        """Yields each row as a dictionary from column name to cell."""
         for cells in zip(*self.columns.values(), strict=True):
             yield dict(zip(self.columns, cells, strict=True))
 
@@ -93,7 +93,7 @@ class Table:
 def _checked_cells(name: str, kind: Kind, cells: Sequence[Cell]) -> tuple[Cell, ...]:
     if kind not in _CHECKS:
         raise InvalidData(f"kind of column {name!r}", expected=f"one of {', '.join(_CHECKS)}", found=repr(kind))
-    if isinstance(cells, str):  # a sequence too, but of its letters
+    if isinstance(cells, str):  # a sequence of its characters, too
         raise InvalidData(f"column {name!r}", expected="a sequence of cells", found=f"the text {cells!r}")
     check = _CHECKS[kind]
     return tuple(
@@ -103,7 +103,7 @@ def _checked_cells(name: str, kind: Kind, cells: Sequence[Cell]) -> tuple[Cell, 
 
 def _checked_integer(cell: object, where: str) -> int:
     if not isinstance(cell, Integral) or isinstance(cell, bool) or not -_INTEGER_LIMIT <= int(cell) < _INTEGER_LIMIT:
-        raise InvalidData(where, expected="a whole number of 64 bits, or None for a gap", found=repr(cell))
+        raise InvalidData(where, expected="an integer of 64 bits, or None for a missing value", found=repr(cell))
     return int(cell)
 
 
@@ -114,17 +114,23 @@ def _checked_number(cell: object, where: str) -> float:
         except OverflowError:
             number = math.inf
         if math.isfinite(number) and number == cell:
-            return number + 0.0  # minus zero equals zero, and equal tables are to have one text
-    raise InvalidData(where, expected="a finite number of float64, or None for a gap", found=repr(cell))
+            return number + 0.0  # negative zero becomes zero: equal tables have equal files
+    raise InvalidData(where, expected="a finite number of float64, or None for a missing value", found=repr(cell))
 
 
 def _checked_text(cell: object, where: str) -> str:
     if not isinstance(cell, str):
         raise InvalidData(where, expected="text", found=repr(cell))
-    if cell in ("", GAP) or cell.startswith('"') or "\t" in cell or cell.splitlines() != [cell] or not _encodes(cell):
+    if (
+        cell in ("", MISSING)
+        or cell.startswith('"')
+        or "\t" in cell
+        or cell.splitlines() != [cell]
+        or not _encodes(cell)
+    ):
         raise InvalidData(
             where,
-            expected=f"text in one line, not empty, not {GAP!r}, without tabs and without a double quote in front",
+            expected=f"text in one line, not empty, not {MISSING!r}, without tabs, not starting with a double quote",
             found=repr(cell),
         )
     return str(cell)
@@ -133,7 +139,7 @@ def _checked_text(cell: object, where: str) -> str:
 def _encodes(text: str) -> bool:
     try:
         text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which no UTF-8 file can hold
+    except UnicodeEncodeError:  # half of a surrogate pair, which UTF-8 cannot encode
         return False
     return True
 

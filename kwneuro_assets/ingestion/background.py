@@ -1,4 +1,4 @@
-"""Work that may take longer than a tick of a sensor lasts: begun in one, its result taken in a later one."""
+"""Work that may take longer than one tick of a sensor: submitted in one tick, collected in a later one."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ WORKERS = min(4, os.cpu_count() or 1)
 
 
 class Background:
-    """Threads of this process, and what they were asked for, by name."""
+    """A thread pool of this process whose tasks are found again by group and name."""
 
     def __init__(self) -> None:
-        self._asked: dict[tuple[str, str], Future[Any]] = {}
+        self._tasks: dict[tuple[str, str], Future[Any]] = {}
         self._lock = threading.Lock()
 
-    def ask(self, group: str, name: str, work: Callable[[], Any]) -> Future[Any]:
-        """What comes of `work`; of the one that was asked for under this name before, if its result was not taken."""
+    def submit(self, group: str, name: str, work: Callable[[], Any]) -> Future[Any]:
+        """The future of `work`, or of the task that was submitted under this name before and is not yet discarded."""
         with self._lock:
-            if (group, name) not in self._asked:
-                self._asked[group, name] = self._pool.submit(work)
-            return self._asked[group, name]
+            if (group, name) not in self._tasks:
+                self._tasks[group, name] = self._pool.submit(work)
+            return self._tasks[group, name]
 
-    def take(self, group: str, name: str) -> None:
-        """Its result was taken: who asks again wants it anew."""
+    def discard(self, group: str, name: str) -> None:
+        """Forget a task whose result was used: the next `submit` of this name starts a new one."""
         with self._lock:
-            self._asked.pop((group, name), None)
+            self._tasks.pop((group, name), None)
 
-    def within(self, seconds: float, group: str, name: str, work: Callable[[], _T]) -> _T | None:
-        """What comes of `work`, which gives no None, taken; None where that takes longer, and a later call takes it."""
-        asked = self.ask(group, name, work)
-        if not wait([asked], timeout=seconds).done:
+    def result_within(self, seconds: float, group: str, name: str, work: Callable[[], _T]) -> _T | None:
+        """The result of `work`, which is never None; None if it takes longer, and a later call returns it."""
+        task = self.submit(group, name, work)
+        if not wait([task], timeout=seconds).done:
             return None
-        self.take(group, name)
-        return asked.result()
+        self.discard(group, name)
+        return task.result()
 
-    def drop_all_but(self, group: str, names: Collection[str]) -> None:
-        """Nobody will ask for the others of this group again."""
+    def cancel_all_but(self, group: str, names: Collection[str]) -> None:
+        """Cancel and forget the tasks of this group that have other names."""
         with self._lock:
-            for asked in [one for one in self._asked if one[0] == group and one[1] not in names]:
-                self._asked.pop(asked).cancel()
+            for key in [one for one in self._tasks if one[0] == group and one[1] not in names]:
+                self._tasks.pop(key).cancel()
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(WORKERS, thread_name_prefix="look")
+        return ThreadPoolExecutor(WORKERS, thread_name_prefix="scan")
 
 
 BACKGROUND = Background()

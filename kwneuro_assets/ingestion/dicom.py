@@ -1,7 +1,8 @@
-"""DICOM series, converted by dcm2niix into a BIDS dataset of our own; the originals are read, never written.
+"""Conversion of DICOM series by dcm2niix into a BIDS dataset; the DICOM files are read, never written.
 
-What was seen of the files and what became of each series is kept in a hidden folder of the dataset. A name is noted
-there before any file has it, so that a conversion that is killed at any moment is taken up by the next.
+A hidden folder of the dataset has two records: the index of the DICOM files, and the outcome of each series. The name
+of a series is recorded before any file has it, so that the next conversion continues one that was killed at any
+moment. Each change is appended to a journal as one line, and merged into the record at the end or at the next start.
 """
 
 from __future__ import annotations
@@ -25,10 +26,14 @@ from kwneuro_assets.errors import ActionableError
 from kwneuro_assets.ingestion.dcm2niix import EXTENSIONS, CannotConvert, run_dcm2niix, version_of
 from kwneuro_assets.ingestion.dicom_series import FIELDS, DicomSeries, find_series
 from kwneuro_assets.settings import DicomSettings
-from kwneuro_assets.storage.staging import Stage, staged, write_whole
+from kwneuro_assets.storage.local_staging import sync_folder
+from kwneuro_assets.storage.stage import Stage
+from kwneuro_assets.storage.staging import staged, write_complete
+from kwneuro_assets.subjects import BIDS_VERSION
 
-HIDDEN, MEMORY, INDEX = ".kwneuro", "dicom.json", "dicom_files.json"
-# What the entities of a dwi may be, in BIDS's order (its schema, rules/files/raw/dwi.yaml).
+HIDDEN, OUTCOMES, INDEX = ".kwneuro", "dicom.json", "dicom_files.json"
+JOURNAL = "dicom_changes.jsonl"
+# The entities of a dwi and their labels, in the order of BIDS (schema: rules/files/raw/dwi.yaml).
 ENTITIES = {"acq": "[A-Za-z0-9]+", "rec": "[A-Za-z0-9]+", "dir": "[A-Za-z0-9]+", "run": "[0-9]+",
             "part": "mag|phase|real|imag"}  # fmt: skip
 _MAX_LABEL = 64
@@ -38,13 +43,19 @@ Known = dict[str, Any]
 
 
 class DicomError(ActionableError):
-    """What concerns all series: no folder, no program, or settings that cannot be used."""
+    """An error that concerns all series: no folder, no program, or settings that cannot be used."""
 
 
 @dataclass
 class DicomReport:
-    """What became of the series in one look: images written now (paths below the dataset), series that wait or cannot
-    be converted, each with why, and how many diffusion series were there already."""
+    """The outcome of one conversion.
+
+    Attributes:
+        converted: The images that were written, relative to the dataset.
+        waiting: Series whose files are arriving, with the reason.
+        failed: Series that cannot be converted, with the reason.
+        unchanged: The number of series that were converted before.
+    """
 
     converted: list[str] = field(default_factory=list)
     waiting: dict[str, str] = field(default_factory=dict)
@@ -56,52 +67,80 @@ def convert_new(settings: DicomSettings, target: Path, settle_seconds: float = 0
     """Convert the series of `settings.folder` that are new or changed into the BIDS dataset `target`, by dcm2niix
     (Li et al. 2016, doi:10.1016/j.jneumeth.2016.03.001).
 
-    A series is named by the first pattern of `settings.series` that fits its description; those that no pattern fits,
-    and those that turn out to hold no diffusion gradients, are left out. A second series of the same name becomes
-    `run-2`, and so on, in the order of acquisition; names once given stay, unless the labels or entities themselves
-    change: then the files move. A series of which a file changed within `settle_seconds` waits. One that fails is tried
-    again when its files or the settings change. One process converts at a time; others wait for it.
+    The first pattern of `settings.series` that matches the description of a series gives its name. Series that match no
+    pattern or have no diffusion gradients are left out. A second series of the same name becomes `run-2`, and so on, in
+    the order of acquisition. A name stays the same unless the labels or entities change: then the files are renamed. A
+    series with a file that changed within the last `settle_seconds` waits. A failed series is retried when its files or
+    the settings change. One process converts at a time; others wait for it.
 
-    Raises DicomError where the folder or a program is not there, where one of the two folders lies in the other, for a
-    template or a mapping that cannot be used, and where `target` cannot be written.
+    Raises DicomError if the folder or a program is missing, if one of the two folders contains the other, if a template
+    or pattern cannot be used, or if `target` cannot be written.
     """
     folder, program = _checked(settings, target)
     hidden = target / HIDDEN
     try:
-        with staged(UPath(str(hidden)), MEMORY, {MEMORY, INDEX}.__contains__) as stage:
-            for left in hidden.glob(f"{_SCRATCH}*"):  # by a process that was killed
-                shutil.rmtree(left, ignore_errors=True)
-            return _Look(settings, target, program, stage).at(folder, settle_seconds)
+        with staged(UPath(str(hidden)), OUTCOMES, {OUTCOMES, INDEX}.__contains__) as stage:
+            for folder_of_killed in hidden.glob(f"{_SCRATCH}*"):
+                shutil.rmtree(folder_of_killed, ignore_errors=True)
+            return _Conversion(settings, target, program, stage, _Outcomes(hidden, stage)).run(folder, settle_seconds)
     except OSError as error:
         raise DicomError(f"converting DICOM into {target}: {error}") from None
 
 
-class _Look:
-    """One look at the folder, by the only process that has one."""
+class _Outcomes:
+    """The stored outcome of each series, by its UID; for one process at a time."""
 
-    def __init__(self, settings: DicomSettings, target: Path, program: str, stage: Stage) -> None:
+    def __init__(self, hidden: Path, stage: Stage) -> None:
+        self.stage = stage
+        self.journal = hidden / JOURNAL
+        self.series: dict[str, Known] = _read_json(hidden / OUTCOMES).get("series", {})
+        if self.journal.exists():  # left by a process that was killed
+            self.series |= _read_journal(self.journal)
+            self.merge()
+
+    def __setitem__(self, uid: str, known: Known) -> None:
+        self.series[uid] = known
+        is_new = not self.journal.exists()
+        with self.journal.open("ab") as file:
+            file.write(json.dumps([uid, known], separators=(",", ":")).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if is_new:  # the file name must survive a power failure, too
+            sync_folder(self.journal.parent)
+
+    def merge(self) -> None:
+        """Merge the journal into the record. A second merge changes nothing, so this may be killed, too."""
+        if self.journal.exists():
+            _write_json(self.stage, OUTCOMES, {"series": self.series})
+            self.journal.unlink()
+
+
+class _Conversion:
+    """One scan of the DICOM folder, under the lock of the hidden folder."""
+
+    def __init__(self, settings: DicomSettings, target: Path, program: str, stage: Stage, outcomes: _Outcomes) -> None:
         self.settings = settings
         self.target = target
         self.program = program
         self.stage = stage
         self.report = DicomReport()
-        self.memory: dict[str, Known] = _read_json(target / HIDDEN / MEMORY).get("series", {})
-        self.found: dict[str, Known] = {}  # what is wanted of each series that is there now
+        self.outcomes = outcomes
+        self.found: dict[str, Known] = {}  # the inputs of the conversion of each series that exists now
 
-    def at(self, folder: Path, settle_seconds: float) -> DicomReport:
+    def run(self, folder: Path, settle_seconds: float) -> DicomReport:
         fields = sorted({*FIELDS, *_fields(self.settings.subject), *_fields(self.settings.session or "")})
-        kept = _read_json(self.target / HIDDEN / INDEX)
-        index = kept.get("files", {}) if kept.get("fields") == fields else {}
+        stored = _read_json(self.target / HIDDEN / INDEX)
+        index = stored.get("files", {}) if stored.get("fields") == fields else {}
         found, now = find_series(folder, index, fields)
         if now != index:
-            self._keep(INDEX, {"fields": fields, "files": now})
-        # All first: a label belongs to whom the headers name now, not to whom they named when it was given.
+            _write_json(self.stage, INDEX, {"fields": fields, "files": now})
+        # All series first: a label belongs to the patient in the headers now, not to the one at the time of conversion.
         self.found = {series.uid: wanted for series in found if (wanted := self._wanted(series)) is not None}
         for series in found:
             if series.uid not in self.found:
                 continue
-            wanted, known = self.found[series.uid], self.memory.get(series.uid, {})
-            if wanted.items() <= known.items() and self._still_holds(series, known):
+            wanted, known = self.found[series.uid], self.outcomes.series.get(series.uid, {})
+            if wanted.items() <= known.items() and self._is_up_to_date(series, known):
                 self.report.unchanged += "stem" in known and "failed" not in known
                 if "failed" in known:
                     self._fail(series, known["failed"])
@@ -111,10 +150,11 @@ class _Look:
                 )
             else:
                 self._convert(series, wanted)
+        self.outcomes.merge()
         return self.report
 
     def _wanted(self, series: DicomSeries) -> Known | None:
-        """All that decides what becomes of a series; None where no pattern fits, or where it is a scanner's map."""
+        """The inputs of the conversion of a series; None if no pattern matches, or if it is a map of the scanner."""
         if series.is_map:
             return None
         described = series.fields["SeriesDescription"].lower()
@@ -130,8 +170,8 @@ class _Look:
                 }
         return None
 
-    def _still_holds(self, series: DicomSeries, known: Known) -> bool:
-        """Whether what is known of it needs no second try: labels may have become free, images may have gone."""
+    def _is_up_to_date(self, series: DicomSeries, known: Known) -> bool:
+        """Whether the outcome still applies: a label may be free now, or the images may be missing."""
         if known.get("blocked_by"):
             return _exists(self.target / known["blocked_by"])
         if known.get("clash"):
@@ -145,49 +185,49 @@ class _Look:
         return "at" in known and (self.target / f"{known['stem']}.nii.gz").exists()
 
     def _convert(self, series: DicomSeries, wanted: Known) -> None:
-        before = self.memory.get(series.uid, {})
+        before = self.outcomes.series.get(series.uid, {})
         known: Known = {**{name: before[name] for name in ("stem", "named") if name in before}, **wanted}
         try:
             with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=self.target / HIDDEN) as scratch:
-                made = run_dcm2niix(series, Path(scratch), self.program)
-                if made is not None:
-                    known = self._put(series, made, wanted, before)
+                image = run_dcm2niix(series, Path(scratch), self.program)
+                if image is not None:
+                    known = self._put(series, image, wanted, before)
                 else:
                     self._remove(known.pop("stem", None))
                     known.pop("named", None)
         except CannotConvert as error:
             known |= {"failed": str(error), "clash": error.clash, "blocked_by": error.blocked_by}
             self._fail(series, str(error))
-        self._remember(series.uid, known)
+        self.outcomes[series.uid] = known
 
-    def _put(self, series: DicomSeries, made: Path, wanted: Known, before: Known) -> Known:
-        """Give the files their names, the image last."""
+    def _put(self, series: DicomSeries, image: Path, wanted: Known, before: Known) -> Known:
+        """Rename the files to their places, the image last; returns the outcome."""
         key = self._key(series.uid, wanted)
         old, named = before.get("stem"), before.get("named", {})
         if named and (_key_of(named), named["entities"]) == (key, wanted["entities"]):
             stem = old
         else:
-            stem = self._free_stem(series.uid, key, wanted["entities"], made)
+            stem = self._free_stem(series.uid, key, wanted["entities"], image)
         known = {**wanted, "stem": stem, "named": {name: wanted[name] for name in wanted if name != "state"}}
-        # Without "at", and thus not yet there: what is killed from here on is done again, under the same name.
-        self._remember(series.uid, {**known, **({"old": old} if old != stem else {})})
+        # Without "at" it counts as not converted: if this is killed from here on, it is repeated under the same name.
+        self.outcomes[series.uid] = {**known, **({"old": old} if old != stem else {})}
         self._describe()
         place = self.target / str(stem)
         place.parent.mkdir(parents=True, exist_ok=True)
         for extension in EXTENSIONS:
-            os.replace(f"{made}{extension}", f"{place}{extension}")
-        for left in {old, before.get("old")} - {stem}:
-            self._remove(left)
+            os.replace(f"{image}{extension}", f"{place}{extension}")
+        for former in {old, before.get("old")} - {stem}:
+            self._remove(former)
         self.report.converted.append(f"{stem}.nii.gz")
         return {**known, "at": time.time()}
 
     def _remove(self, stem: str | None) -> None:
-        """Take away what was made of a series before, the image first."""
+        """Remove the files of a former conversion, the image first."""
         for extension in reversed(EXTENSIONS) if stem else ():
             Path(f"{self.target / str(stem)}{extension}").unlink(missing_ok=True)
 
     def _key(self, uid: str, wanted: Known) -> str:
-        """`sub-LABEL` or `sub-LABEL_ses-LABEL`. Raises CannotConvert where there is none, or another has the same."""
+        """`sub-LABEL` or `sub-LABEL_ses-LABEL`. Raises CannotConvert if there is none, or if another patient has it."""
         for kind in ("subject", "session"):
             value = wanted[kind]
             if value is not None and not 0 < len(_label(value)) <= _MAX_LABEL:
@@ -195,25 +235,25 @@ class _Look:
                     f"dicom.{kind} {getattr(self.settings, kind)} is {value!r}: expected 1 to {_MAX_LABEL} letters or "
                     "digits"
                 )
-        for other, one in self.memory.items():
+        for other, one in self.outcomes.series.items():
             if other == uid or "named" not in one:
                 continue
             has: Known = self.found.get(other) or one["named"]
             if _label(has["subject"]).lower() != _label(wanted["subject"]).lower():
                 continue
             for kind in ("subject", "patient", "session"):
-                mine, its = wanted[kind] or "", has[kind] or ""
-                alike = kind == "patient" or _label(mine).lower() == _label(its).lower()
-                if mine != its and alike:
+                own, its = wanted[kind] or "", has[kind] or ""
+                same_label = kind == "patient" or _label(own).lower() == _label(its).lower()
+                if own != its and same_label:
                     label = _label(wanted["session" if kind == "session" else "subject"])
                     raise CannotConvert(
-                        f"its {kind} is {mine!r}, whose label {label} is that of {its!r} already", clash=True
+                        f"its {kind} is {own!r}, whose label {label} already belongs to {its!r}", clash=True
                     )
         return _key_of(wanted)
 
-    def _free_stem(self, uid: str, key: str, entities: str, made: Path) -> str:
-        """A name that no other series has: the first, or that of the very same files where the memory was lost."""
-        others = [one for other, one in self.memory.items() if other != uid]
+    def _free_stem(self, uid: str, key: str, entities: str, image: Path) -> str:
+        """A name that no other series has: the first free one, or that of identical files if the record is missing."""
+        others = [one for other, one in self.outcomes.series.items() if other != uid]
         taken = {one[name] for one in others for name in ("stem", "old") if name in one}
         labels = dict(part.split("-", 1) for part in entities.split("_") if part)
         free: list[str] = []
@@ -228,12 +268,12 @@ class _Look:
             number += 1
         for stem in free:
             if all(
-                _same(Path(f"{made}{extension}"), Path(f"{self.target / stem}{extension}")) for extension in EXTENSIONS
+                _same(Path(f"{image}{extension}"), Path(f"{self.target / stem}{extension}")) for extension in EXTENSIONS
             ):
                 return stem
         if _exists(self.target / free[0]):
             raise CannotConvert(
-                f"{free[0]}.* is there already and was not made from a series that is known: move it away",
+                f"{free[0]}.* exists already and was not converted from a known series: move it to another folder",
                 blocked_by=free[0],
             )
         return free[0]
@@ -242,9 +282,9 @@ class _Look:
         path = self.target / "dataset_description.json"
         if not path.exists():
             generator = {"Name": "dcm2niix", "Version": version_of(self.program)}
-            description = {"Name": "converted from DICOM", "BIDSVersion": "1.10.0", "DatasetType": "raw"}
+            description = {"Name": "converted from DICOM", "BIDSVersion": BIDS_VERSION, "DatasetType": "raw"}
             text = json.dumps({**description, "GeneratedBy": [generator]}, indent=2) + "\n"
-            write_whole(UPath(str(path)), text.encode())
+            write_complete(UPath(str(path)), text.encode())
 
     def _fail(self, series: DicomSeries, why: str) -> None:
         self.report.failed[self._title(series, self.report.failed)] = why
@@ -252,24 +292,21 @@ class _Look:
     def _title(self, series: DicomSeries, others: Mapping[str, str]) -> str:
         return series.title if series.title not in others else f"{series.title} ({series.uid})"
 
-    def _remember(self, uid: str, known: Known) -> None:
-        self.memory[uid] = known
-        self._keep(MEMORY, {"series": self.memory})
 
-    def _keep(self, name: str, content: Mapping[str, Any]) -> None:
-        text = json.dumps(content, separators=(",", ":")).encode()
-        self.stage.write(name, lambda file: file.write(text))
-        self.stage.commit(name)
+def _write_json(stage: Stage, name: str, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, separators=(",", ":")).encode()
+    stage.write(name, lambda file: file.write(text))
+    stage.commit(name)
 
 
 def _checked(settings: DicomSettings, target: Path) -> tuple[Path, str]:
     """The folder of the series and the program. Raises DicomError."""
     folder = Path(settings.folder or "").expanduser().absolute()
     if not settings.folder or not folder.is_dir():
-        raise DicomError(f"dicom.folder {settings.folder}: expected a folder of DICOM series, found none")
+        raise DicomError(f"dicom.folder {settings.folder}: expected a folder of DICOM series, found no such folder")
     here, there = target.absolute().resolve(), folder.resolve()
     if here == there or here in there.parents or there in here.parents:
-        raise DicomError(f"dicom.folder {folder} and the source {target}: expected that neither lies in the other")
+        raise DicomError(f"dicom.folder {folder} and the source {target}: expected that neither contains the other")
     try:
         import dcm2niix
         import pydicom  # noqa: F401
@@ -292,7 +329,7 @@ def _checked(settings: DicomSettings, target: Path) -> tuple[Path, str]:
 
 
 def _fields(template: str) -> list[str]:
-    """The DICOM fields that a template names. Raises DicomError for one that there is not."""
+    """The DICOM fields that a template names. Raises DicomError if DICOM has no such field."""
     from pydicom.datadict import tag_for_keyword
 
     try:
@@ -329,6 +366,18 @@ def _same(one: Path, other: Path) -> bool:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError):  # never written, or lost
+    except (OSError, ValueError):  # not yet written, or broken
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _read_journal(path: Path) -> dict[str, Known]:
+    """The complete lines of the journal; an incomplete last line had no effect yet."""
+    changes: dict[str, Known] = {}
+    for line in path.read_bytes().splitlines():
+        try:
+            uid, known = json.loads(line)
+        except ValueError:
+            break
+        changes[uid] = known
+    return changes

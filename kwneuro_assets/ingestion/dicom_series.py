@@ -1,4 +1,4 @@
-"""The DICOM series of a folder, by their headers alone; files that did not change since the last look stay closed."""
+"""The DICOM series of a folder, from their headers; files that did not change since the last scan are not opened."""
 
 from __future__ import annotations
 
@@ -14,22 +14,30 @@ FIELDS = (
     "StudyTime",
 )  # fmt: skip
 _MAPS = frozenset({"ADC", "FA", "TRACEW", "TRACE", "COLFA", "TENSOR", "EXP", "AVERAGE_DC", "FRACTIONAL_ANISO"})
-# DICOM's own b-value, Siemens', Philips' and GE's; and where an enhanced file has it.
+# The b-value elements of DICOM, Siemens, Philips and GE; and the sequences that contain them in enhanced files.
 _BVALUES = (0x00189087, 0x0019100C, 0x20011003, 0x00431039)
 _FRAMES = (0x52009229, 0x52009230)
 
-Index = dict[str, Any]  # by path: [size, mtime, ctime], and the fields of the header, or None of what is no MR image
+Index = dict[str, Any]  # by path: [size, mtime, ctime] and the header fields, which are None if it is no MR image
 
 
 @dataclass(frozen=True)
 class DicomSeries:
-    """The files of one SeriesInstanceUID and the fields of its first; `state` names what its files hold."""
+    """The files of one SeriesInstanceUID.
 
-    folder: str  # relative, of its first file
+    Attributes:
+        folder: The folder of its first file, relative to the DICOM folder.
+        fields: The header fields of its first file.
+        files: All files.
+        state: Digest of the fingerprints of the files.
+        changed: When a file last changed, seconds since 1970.
+    """
+
+    folder: str
     fields: dict[str, str]
     files: tuple[Path, ...]
     state: str
-    changed: float  # seconds since 1970
+    changed: float
 
     @property
     def uid(self) -> str:
@@ -42,17 +50,17 @@ class DicomSeries:
 
     @property
     def is_map(self) -> bool:
-        """Whether it is what the scanner computed of a diffusion series."""
+        """Whether it is a map that the scanner computed from a DWI series."""
         return bool(_MAPS & set(self.fields["ImageType"].upper().split("\\")))
 
-    def tells_of_diffusion(self) -> bool:
-        """Whether any header names a b-value other than zero. Opens the files."""
+    def has_diffusion(self) -> bool:
+        """Whether any header has a b-value other than zero. Opens the files."""
         from pydicom import dcmread
 
         for path in self.files:
             header = dcmread(path, stop_before_pixels=True, specific_tags=[*_BVALUES, *_FRAMES], force=True)
             for element in header.iterall():
-                # GE adds 10^9 to tell which of its gradient tables was used.
+                # GE adds multiples of 10^9 that name one of its gradient tables.
                 values = element.value if element.VM > 1 else [element.value]
                 if element.tag in _BVALUES and values and _bvalue(values[0]) % 1_000_000_000:
                     return True
@@ -60,19 +68,19 @@ class DicomSeries:
 
 
 def find_series(folder: Path, index: Index, fields: Collection[str]) -> tuple[list[DicomSeries], Index]:
-    """All MR series below the folder in the order of acquisition, and the index for the next look.
+    """All MR series below the folder in the order of acquisition, and the index for the next scan.
 
-    `index` is that of the last one, with the same fields; files that it knows and that did not change are not opened.
+    `index` is the index of the last scan with the same fields; files that are in it and did not change are not opened.
     """
     now: Index = {}
     groups: dict[str, list[str]] = {}
     for name in _files(folder):
         try:
             stat = os.stat(name)
-            stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+            fingerprint = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
             known = index.get(name)
-            now[name] = known if known and known[0] == stamp else [stamp, _header(name, fields)]
-        except OSError:  # gone since, or not to be read
+            now[name] = known if known and known[0] == fingerprint else [fingerprint, _header(name, fields)]
+        except OSError:  # removed meanwhile, or not readable
             continue
         if now[name][1]:
             groups.setdefault(now[name][1]["SeriesInstanceUID"], []).append(name)
@@ -97,19 +105,19 @@ def _files(folder: Path) -> Iterator[str]:
 
 
 def _header(name: str, fields: Collection[str]) -> dict[str, str] | None:
-    """The fields of a DICOM image of an MR scanner, as text; None of any other file."""
+    """The header fields of an MR image as text; None for any other file."""
     from pydicom import dcmread
     from pydicom.config import disable_value_validation
 
     try:
-        with disable_value_validation():  # it warns of each long UID that an anonymizer made
+        with disable_value_validation():  # it warns about each long UID of an anonymizer
             header = dcmread(name, stop_before_pixels=True, specific_tags=[*fields])
-            told = {field: _text(header.get(field)) for field in fields}
+            values = {field: _text(header.get(field)) for field in fields}
     except OSError:
         raise
-    except Exception:  # whatever a parser meets in files that are no DICOM, or broken ones
+    except Exception:  # any error that the parser raises for broken files and files that are no DICOM
         return None
-    return told if told["SeriesInstanceUID"] and told["Modality"] in ("MR", "") else None
+    return values if values["SeriesInstanceUID"] and values["Modality"] in ("MR", "") else None
 
 
 def _text(value: Any) -> str:
@@ -119,7 +127,7 @@ def _text(value: Any) -> str:
 
 
 def _bvalue(value: Any) -> int:
-    """The b-value that an element holds, -1 where only its maker could read it."""
+    """The b-value of an element; -1 if it is in a private encoding."""
     try:
         return round(float(value))
     except (TypeError, ValueError):

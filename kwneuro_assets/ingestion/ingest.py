@@ -1,135 +1,96 @@
-"""A look at the source dataset: new subjects become partitions, what they hold is observed.
+"""Ingest of the source dataset: new subjects become partitions, their scans are recorded as observations.
 
-The look is level-triggered: it compares what lies there with what the event log says and reports the difference, so
-that one that was cut short, by its time or by a crash, is completed by the next. Only files that changed are opened
-(see `ledger`). One process at a time looks.
+Ingest is level-triggered: it compares the source with the event log and records the differences, so that the next
+ingest completes one that was cut short by its time limit or by a crash. It opens only files that changed (see
+`ingest_index`), and one process at a time ingests.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
 from dagster import AssetObservation, DagsterInstance, MetadataValue
-from upath import UPath
 
 from kwneuro_assets.imaging import InvalidData
-from kwneuro_assets.imaging.errors import located
-from kwneuro_assets.imaging.volume import require_same_grid
 from kwneuro_assets.ingestion.background import BACKGROUND, WORKERS
-from kwneuro_assets.ingestion.dataset import Series, SourceDataset, gone_from
-from kwneuro_assets.ingestion.ledger import Ledger, Seen, TurnLost, turn
-from kwneuro_assets.ingestion.plain import open_dataset
-from kwneuro_assets.ingestion.plausible import facts, require_plausible, warnings
+from kwneuro_assets.ingestion.custom_layout import open_dataset
+from kwneuro_assets.ingestion.dataset import SourceDataset, orphaned_subjects
+from kwneuro_assets.ingestion.ingest_index import IngestIndex, LockLost, ScannedSubject, ingest_lock
+from kwneuro_assets.ingestion.ingest_report import IngestReport
 from kwneuro_assets.ingestion.quarantine import report_quarantine
-from kwneuro_assets.ingestion.read import look_at_dwi, look_at_mask
-from kwneuro_assets.ingestion.source import MASK, source_names
+from kwneuro_assets.ingestion.subject_files import SubjectFiles, find_files, printable, scan_files
 from kwneuro_assets.settings import PipelineSettings
-from kwneuro_assets.storage.files import Stamp, read_bytes, stamp_of
+from kwneuro_assets.storage.files import read_bytes
 from kwneuro_assets.storage.location import is_local
-from kwneuro_assets.storage.patience import AccessDenied, StorageError
-from kwneuro_assets.subjects import PARTITIONS, SubjectKey
+from kwneuro_assets.storage.retries import AccessDenied, StorageError
+from kwneuro_assets.subjects import SubjectKey
 from kwneuro_assets.versioning.history import read_history
-from kwneuro_assets.versioning.records import DATA_VERSION_TAG, FIRST_LOOK, SCAN
+from kwneuro_assets.versioning.partitions import PARTITIONS
+from kwneuro_assets.versioning.records import DATA_VERSION_TAG, FIRST_SCAN
+from kwneuro_assets.versioning.source_names import MASK, SCAN, source_names
 
-LOOK = 1  # raised where a look tells more, so that everything is looked at again
 _PARTITIONS_AT_ONCE = 25
-_BEAT = 5.0  # seconds between two signs of life while files are read
-_OLD = 120.0  # seconds after which a listing is made anew
+_POLL_SECONDS = 5.0  # between two heartbeats while files are read
+_MAX_LISTING_AGE = 120.0  # seconds, after which the source is listed again
 
-Tell = Callable[[str], object]
-
-
-@dataclass
-class IngestReport:
-    """What one look found, by subject key.
-
-    `quarantined` and `arriving` give the reason of each that cannot be used, or cannot be used yet; `warnings` what a
-    person should look at. `waiting` counts those that the time of this look did not suffice for; `is_listing` tells
-    that it did not suffice to list the source, `is_busy` that another process looked, and so this one did not.
-    """
-
-    added: list[str] = field(default_factory=list)
-    changed: list[str] = field(default_factory=list)
-    unchanged: list[str] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)
-    quarantined: dict[str, str] = field(default_factory=dict)
-    arriving: dict[str, str] = field(default_factory=dict)
-    warnings: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    waiting: int = 0
-    is_listing: bool = False
-    is_busy: bool = False
-
-    @property
-    def usable(self) -> list[str]:
-        return sorted([*self.added, *self.changed, *self.unchanged])
-
-    def to_json(self) -> dict[str, Any]:
-        """What scripts get: those that are still arriving cannot be used, like those in quarantine."""
-        told = {name: sorted(getattr(self, name)) for name in ("added", "changed", "removed")}
-        return {**told, "quarantined": {**self.quarantined, **self.arriving}}
-
-    def sentence(self) -> str:
-        """All of it in one line."""
-        if self.is_busy:
-            return "another process looks at the source"
-        if self.is_listing:
-            return "the source is still being listed"
-        lists = ("added", "changed", "unchanged", "removed", "quarantined", "arriving")
-        counts = [f"{len(getattr(self, name))} {name}" for name in lists if getattr(self, name)]
-        counts += [f"{self.waiting} wait for the next look"] if self.waiting else []
-        return ", ".join(counts) or "there are no subjects"
+OnMessage = Callable[[str], object]
 
 
 def ingest(
     instance: DagsterInstance,
     settings: PipelineSettings,
-    only: Collection[str] | None = None,
+    subjects: Collection[str] | None = None,
     *,
     seconds: float | None = None,
-    anew_since: float = 0,
-    tell: Tell = lambda sentence: None,
+    reread_before: float = 0,
+    on_message: OnMessage = lambda message: None,
 ) -> IngestReport:
-    """Add partitions for new subjects and observe the source assets of all, or of those in `only`.
+    """Add partitions for new subjects and observe the source assets of all subjects, or of these keys.
 
-    An observation is recorded only where the content is new, so that looking again changes nothing. A subject
-    whose files cannot be used is reported and stops no other. A subject of which a file has changed within
-    `ingestion.settle_seconds` waits: without `seconds`, the time that this look may take, it is waited for once. Files
-    that were last read before `anew_since` (seconds since 1970) are read again, whatever their size and date. `tell`
-    gets a sentence when something is waited for.
+    An observation is recorded only if its content is new, so that a repeated ingest changes nothing. A subject whose
+    files cannot be used is reported and stops no other. A subject with a file that changed within the last
+    `ingestion.settle_seconds` is arriving: without a time limit, ingest waits for it once.
 
-    Raises SourceError where there is no dataset, and StorageError where it cannot be read.
+    Args:
+        instance: The Dagster instance that has the event log and the ingest index.
+        settings: The pipeline settings.
+        subjects: The keys to ingest, such as "sub-01_ses-02"; all if None.
+        seconds: The time limit. What it leaves is counted in `IngestReport.remaining`, and the next ingest continues.
+        reread_before: Read files again that were last read before this time (seconds since 1970), even if their
+            fingerprints did not change.
+        on_message: Called with a message before each wait.
+
+    Raises SourceError if there is no dataset, and StorageError if it cannot be read.
     """
 
-    def wait_for_turn(number: int) -> bool:
-        if number == 1:
-            tell("another process looks at the source; waiting for it")
+    def wait_for_lock(attempt: int) -> bool:
+        if attempt == 1:
+            on_message("another process is ingesting; waiting for it")
         return seconds is None
 
-    with turn(instance, wait_for_turn) as keep_turn:
-        if keep_turn is None:
+    with ingest_lock(instance, wait_for_lock) as heartbeat:
+        if heartbeat is None:
             return IngestReport(is_busy=True)
-        look = _Look(instance, settings, keep_turn, seconds, anew_since)
-        look.take_in(only)
-        if seconds is None and look.report.arriving:
-            look.wait_for_files(tell)
-            arriving, look.report.arriving = look.report.arriving, {}
-            look.take_in(arriving)
-        look.close(is_whole=only is None)
-        return look.report
+        one = _Ingest(instance, settings, heartbeat, seconds, reread_before)
+        one.scan(subjects)
+        if seconds is None and one.report.arriving:
+            one.wait_for_files(on_message)
+            arriving, one.report.arriving = one.report.arriving, {}
+            one.scan(arriving)
+        one.finish(is_complete=subjects is None)
+        return one.report
 
 
 @dataclass(frozen=True)
-class _Listed:
-    """A dataset, when it was listed, and the subjects that lie in it."""
+class _Listing:
+    """A listing of the source: when it began, its subjects, and the folders that cannot be used."""
 
     moment: float
     dataset: SourceDataset
@@ -137,154 +98,126 @@ class _Listed:
     refused: dict[str, InvalidData]
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A subject as it lies there."""
-
-    subject: SubjectKey
-    series: Series
-    mask: UPath | None
-    names: tuple[str, ...] = ()  # of its files below the root, the mask's last
-    state: str = ""  # of its files and of the settings under which they are looked at
-
-    @property
-    def files(self) -> list[UPath]:
-        return [*self.series.files(), *([self.mask] if self.mask else [])]
-
-
-class _Look:
-    """One look while it lasts."""
+class _Ingest:
+    """One ingest, under the lock."""
 
     def __init__(
         self,
         instance: DagsterInstance,
         settings: PipelineSettings,
-        keep_turn: Callable[[], None],
+        heartbeat: Callable[[], None],
         seconds: float | None,
-        anew_since: float,
+        reread_before: float,
     ) -> None:
         self.report = IngestReport()
         self._instance = instance
         self._settings = settings
-        self._keep_turn = keep_turn
+        self._heartbeat = heartbeat
         self._end = None if seconds is None else time.monotonic() + seconds
-        self._anew_since = anew_since
-        self._ledger = Ledger(instance, settings)
+        self._reread_before = reread_before
+        self._index = IngestIndex(instance, settings)
         self._known = set(instance.get_dynamic_partitions(PARTITIONS))
-        self._new: list[str] = []  # observed, but no partitions yet
+        self._new: list[str] = []  # observed, but not yet partitions
         self._sources = source_names(settings)
-        self._has_masks = MASK in self._sources
         self._wait_seconds = 0.0
 
-    def take_in(self, only: Collection[str] | None) -> None:
-        """All subjects, or those in `only`, as far as the time suffices."""
-        listed = self._listed(only)
-        if listed is None:
+    def scan(self, keys: Collection[str] | None) -> None:
+        """Scan all subjects, or these, within the time limit."""
+        listing = self._list_source(keys)
+        if listing is None:
             self.report.is_listing = True
             return
-        dataset, subjects, refused = listed.dataset, listed.subjects, listed.refused
-        known = [*map(str, subjects), *(self._known if only is None else ())]
+        dataset, subjects, refused = listing.dataset, listing.subjects, listing.refused
+        self.report.ignored = {printable(path): why for path, why in sorted(dataset.ignored.items())}
+        if not (subjects or refused or keys):
+            self.report.no_subjects = printable(
+                f"no subject in {dataset.root}: expected {dataset.expected_files()}, found {dataset.found_instead()}"
+            )
+        known = [*map(str, subjects), *(self._known if keys is None else ())]
         self._records = read_history(self._instance, [], self._sources, known).records
         for name, error in refused.items():
-            self._refuse(name, error)
-        to_report: list[_Found] = []
-        to_read: list[_Found] = []
+            self._quarantine(name, error)
+        to_report: list[SubjectFiles] = []
+        to_read: list[SubjectFiles] = []
         for subject in subjects:
-            found = self._found(dataset, subject)
+            found = self._find_files(dataset, subject)
             if found is not None:
-                (to_report if self._is_known(found) else to_read).append(found)
+                (to_report if self._is_up_to_date(found) else to_read).append(found)
         try:
-            if only is None:
+            if keys is None:
                 self._mark_removed(subjects, refused)
             for found in to_report:
                 self._report(found)
-            to_read.sort(key=lambda found: _urgency(self._ledger[str(found.subject)], found))
+            to_read.sort(key=lambda found: _urgency(self._index[str(found.subject)], found))
             denied = self._read(dataset, to_read)
-        except TurnLost:  # what this process knows is no longer to be kept
+        except LockLost:  # another process may have written the index
             raise
         except BaseException:
-            self._keep()
+            self._save()
             raise
-        self._keep()
+        self._save()
         if denied:
             self._require_own_fault(dataset, next(iter(denied.values())))
             for key, refusal in denied.items():
-                self._refuse(key, refusal)
-            self._ledger.save()
+                self._quarantine(key, refusal)
+            self._index.save()
 
-    def _keep(self) -> None:
-        """Keep what was taken in."""
+    def _save(self) -> None:
         self._add_partitions()
-        self._ledger.save()
+        self._index.save()
 
-    def wait_for_files(self, tell: Tell) -> None:
-        """Until what is arriving can have settled."""
+    def wait_for_files(self, on_message: OnMessage) -> None:
+        """Wait until the arriving files can be complete."""
         self._wait_seconds = min(self._wait_seconds, self._settings.ingestion.settle_seconds) + 0.1
-        tell(f"files of {len(self.report.arriving)} subjects are new: waiting {self._wait_seconds:.0f} s for more")
+        on_message(
+            f"files of {len(self.report.arriving)} subjects are new: waiting {self._wait_seconds:.0f} s for more"
+        )
         end = time.monotonic() + self._wait_seconds
         while (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, _BEAT))
-            self._keep_turn()
+            time.sleep(min(left, _POLL_SECONDS))
+            self._heartbeat()
 
-    def close(self, *, is_whole: bool) -> None:
-        """What is told once in a look."""
-        if is_whole:
-            report_quarantine(self._instance, self._ledger)
-        self._ledger.save()
+    def finish(self, *, is_complete: bool) -> None:
+        """Report the quarantine list if all subjects were listed, and sort the report."""
+        if is_complete:
+            report_quarantine(self._instance, self._index)
+        self._index.save()
         for name in ("added", "changed", "unchanged", "removed"):
             getattr(self.report, name).sort()
         self.report.quarantined = dict(sorted(self.report.quarantined.items()))
 
-    def _listed(self, only: Collection[str] | None) -> _Listed | None:
-        """The dataset and what lies in it; None where the time of this look does not suffice to tell."""
+    def _list_source(self, keys: Collection[str] | None) -> _Listing | None:
+        """List the dataset; None if the time limit ends the listing."""
 
-        def work() -> _Listed:
+        def work() -> _Listing:
             dataset = open_dataset(self._settings.source)
-            subjects, refused = dataset.subjects(only, masks=self._has_masks)
-            wanted = [subject for subject in subjects if only is None or str(subject) in only]
-            return _Listed(time.monotonic(), dataset, wanted, refused)
+            subjects, refused = dataset.subjects(keys, masks=MASK in self._sources)
+            wanted = [subject for subject in subjects if keys is None or str(subject) in keys]
+            return _Listing(time.monotonic(), dataset, wanted, refused)
 
         if self._end is None:
             return work()
         name = self._settings.model_dump_json(include={"source", "brain_mask"})
-        found = BACKGROUND.within(self._left(), "list", name, work)
-        while found is not None and time.monotonic() - found.moment >= _OLD:  # asked for by a look of long ago
-            found = BACKGROUND.within(self._left(), "list", name, work)
+        found = BACKGROUND.result_within(self._left(), "list", name, work)
+        while found is not None and time.monotonic() - found.moment >= _MAX_LISTING_AGE:  # of a much earlier tick
+            found = BACKGROUND.result_within(self._left(), "list", name, work)
         return found
 
-    def _found(self, dataset: SourceDataset, subject: SubjectKey) -> _Found | None:
-        """The subject's files; None where they do not belong together, or may not be whole yet."""
+    def _find_files(self, dataset: SourceDataset, subject: SubjectKey) -> SubjectFiles | None:
+        """The files of a subject; None if they do not belong together, or are not complete yet."""
         key = str(subject)
         try:
-            series = dataset.series(subject)
-            # By its name, before anything large is read.
-            mask = dataset.mask(subject) if self._has_masks else None
-            found = _Found(subject, series, mask)
-            stamps, newest = dataset.stamps(subject, found.files)
+            found, newest = find_files(dataset, subject, self._settings)
         except InvalidData as error:
             if not self._is_arriving(key, dataset.changed(subject)):
-                self._refuse(key, error)
+                self._quarantine(key, error)
             return None
-        found = replace(found, names=tuple(stamps), state=self._state_of(stamps, series))
-        if found.state != self._ledger[key].stamps and self._is_arriving(key, newest):
+        if found.state != self._index[key].fingerprints and self._is_arriving(key, newest):
             return None
         return found
 
-    def _state_of(self, stamps: dict[str, Stamp], series: Series) -> str:
-        settings = self._settings
-        state = {
-            "look": LOOK,
-            "files": {name: (stamp.size, stamp.tag) for name, stamp in stamps.items()},
-            "interpolated": series.interpolated,
-            "subsample": settings.source.subsample,
-            "b0_threshold": settings.source.b0_threshold,
-            "checks": settings.checks.model_dump(),
-            "mask": self._has_masks,
-        }
-        return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:32]
-
     def _is_arriving(self, key: str, newest: float) -> bool:
-        """Whether a file of the subject changed so lately that more may follow."""
+        """Whether a file of the subject changed so recently that more may follow."""
         settle = self._settings.ingestion.settle_seconds
         age = time.time() - newest
         if age >= settle:
@@ -293,140 +226,132 @@ class _Look:
         self._wait_seconds = max(self._wait_seconds, settle - age)
         return True
 
-    def _is_known(self, found: _Found) -> bool:
-        seen = self._ledger[str(found.subject)]
-        # What a remote place tells of a file follows its content; dates on a disk need not.
-        is_new_enough = seen.looked >= self._anew_since or not is_local(found.files[0])
-        return seen.stamps == found.state and is_new_enough
+    def _is_up_to_date(self, found: SubjectFiles) -> bool:
+        scanned = self._index[str(found.subject)]
+        # The fingerprints of a remote file (ETag) follow its content; those of a local file (date) need not.
+        is_recent = scanned.scanned_at >= self._reread_before or not is_local(found.files[0])
+        return scanned.fingerprints == found.state and is_recent
 
-    def _read(self, dataset: SourceDataset, to_read: list[_Found]) -> dict[str, StorageError]:
-        """Read these subjects' files in parallel and report each; those that may not be read are returned."""
+    def _read(self, dataset: SourceDataset, to_read: list[SubjectFiles]) -> dict[str, StorageError]:
+        """Read the files of these subjects in parallel and report each; returns those that access is denied to."""
         denied: dict[str, StorageError] = {}
         waiting, group = deque(to_read), self._settings.source.url
-        running: dict[Future[Any], _Found] = {}
-        BACKGROUND.drop_all_but(group, {found.state for found in to_read})
+        running: dict[Future[Any], SubjectFiles] = {}
+        BACKGROUND.cancel_all_but(group, {found.state for found in to_read})
         while waiting or running:
             while waiting and len(running) < 2 * WORKERS and self._left() > 0:
                 found = waiting.popleft()
-                work = partial(_look_at, dataset, found, self._settings)
-                running[BACKGROUND.ask(group, found.state, work)] = found
-            done = wait(running, timeout=min(_BEAT, self._left()), return_when=FIRST_COMPLETED).done
-            self._keep_turn()
+                work = partial(scan_files, dataset, found, self._settings)
+                running[BACKGROUND.submit(group, found.state, work)] = found
+            done = wait(running, timeout=min(_POLL_SECONDS, self._left()), return_when=FIRST_COMPLETED).done
+            self._heartbeat()
             for future in done:
                 found = running.pop(future)
-                BACKGROUND.take(group, found.state)
+                BACKGROUND.discard(group, found.state)
                 try:
-                    seen = future.result()
+                    scanned = future.result()
                 except AccessDenied as error:
                     denied[str(found.subject)] = error
                     continue
-                self._taken(found, seen)
+                self._use_scan(found, scanned)
             if not done and self._left() <= 0:
                 break
-        self.report.waiting += len(waiting) + len(running)
+        self.report.remaining += len(waiting) + len(running)
         return denied
 
-    def _taken(self, found: _Found, seen: Seen | None) -> None:
-        """What came of reading a subject's files; None where they changed meanwhile."""
+    def _use_scan(self, found: SubjectFiles, scanned: ScannedSubject | None) -> None:
+        """Report a scan; None if the files changed while they were read."""
         key = str(found.subject)
-        if seen is None:
+        if scanned is None:
             self.report.arriving[key] = "its files changed while they were read"
             return
-        before = self._ledger[key]
-        marked = {name: getattr(before, name) for name in ("mark", "reason", "since", "told")}
-        self._ledger[key] = replace(seen, **marked)
+        before = self._index[key]
+        reported = ("problem", "reason", "since", "reported", "reported_warnings")
+        self._index[key] = replace(scanned, **{name: getattr(before, name) for name in reported})
         self._report(found)
 
-    def _report(self, found: _Found) -> None:
-        """Record what is known of a subject and not in the event log yet."""
+    def _report(self, found: SubjectFiles) -> None:
+        """Record what is known of a subject and not yet in the event log."""
         key = str(found.subject)
-        seen = self._ledger[key]
-        if seen.refused:
-            self._refuse(key, seen.refused)
+        scanned = self._index[key]
+        if scanned.error:
+            self._quarantine(key, scanned.error)
             return
-        if self._left() <= 0 and not self._is_recorded(key, seen):
-            self.report.waiting += 1
+        if self._left() <= 0 and not self._is_recorded(key, scanned):
+            self.report.remaining += 1
             return
-        if seen.warnings:
-            self.report.warnings[key] = seen.warnings
-        self._ledger[key] = seen = seen.marked("")
+        if scanned.warnings:
+            self.report.warnings[key] = scanned.warnings
+        self._index[key] = scanned = scanned.with_problem("")
         is_new = key not in self._known
-        # Its first observation begins its life: what Dagster has kept of an earlier one does not count. It becomes a
-        # partition only then, so that there is no moment in which it could be run unobserved.
-        moved = False
-        for asset, version in seen.versions.items():
+        # The first observation marks the start of a subject's history: events that Dagster has of an earlier subject of
+        # this key do not count. The key becomes a partition only after it, so that no run finds it unobserved.
+        has_changed = False
+        for asset, version in scanned.versions.items():
             is_scan = asset == SCAN
-            changed = is_new or version != self._recorded(asset, key)
-            if changed or (is_scan and seen.told):
-                self._observe(found, asset, seen, begins=is_new and is_scan)
-                moved |= changed
-        self._ledger[key] = replace(seen, told="")
+            is_other = is_new or version != self._recorded(asset, key)
+            if is_other or (is_scan and (scanned.reported or scanned.reported_warnings != scanned.warnings)):
+                self._observe(found, asset, scanned, is_first=is_new and is_scan)
+                has_changed |= is_other
+        self._index[key] = replace(scanned, reported="", reported_warnings=scanned.warnings)
         if is_new:
             self._new.append(key)
             self.report.added.append(key)
             if len(self._new) >= _PARTITIONS_AT_ONCE:
                 self._add_partitions()
         else:
-            (self.report.changed if moved else self.report.unchanged).append(key)
+            (self.report.changed if has_changed else self.report.unchanged).append(key)
 
-    def _observe(self, found: _Found, asset: str, seen: Seen, *, begins: bool) -> None:
-        self._keep_turn()
-        series = found.names[:-1] if found.mask else found.names
+    def _observe(self, found: SubjectFiles, asset: str, scanned: ScannedSubject, *, is_first: bool) -> None:
         metadata: dict[str, Any] = {
-            "files": MetadataValue.json(list(series if asset == SCAN else found.names[-1:])),
-            **(seen.facts if asset == SCAN else {}),
-            **({"warnings": "\n".join(seen.warnings)} if seen.warnings and asset == SCAN else {}),
-            **({FIRST_LOOK: True} if begins else {}),
+            "files": MetadataValue.json(list(found.names) if asset == SCAN else [found.mask_name]),
+            **(scanned.facts if asset == SCAN else {}),
+            **({"warnings": "\n".join(scanned.warnings)} if scanned.warnings and asset == SCAN else {}),
+            **({FIRST_SCAN: True} if is_first else {}),
         }
-        self._instance.report_runless_asset_event(
-            AssetObservation(
-                asset, partition=str(found.subject), tags={DATA_VERSION_TAG: seen.versions[asset]}, metadata=metadata
-            )
-        )
+        self._record(asset, str(found.subject), scanned.versions[asset], metadata)
 
-    def _refuse(self, name: str, why: object) -> None:
-        """Put a subject into quarantine."""
-        key, reason = _printable(name), _printable(str(why))
+    def _record(self, asset: str, key: str, version: str, metadata: Mapping[str, Any]) -> None:
+        """Record an observation; without a data version if `version` is ""."""
+        self._heartbeat()
+        tags = {DATA_VERSION_TAG: version} if version else {}
+        self._instance.report_runless_asset_event(AssetObservation(asset, partition=key, tags=tags, metadata=metadata))
+        self.report.recorded_events += 1
+
+    def _quarantine(self, name: str, why: object) -> None:
+        key, reason = printable(name), printable(str(why))
         self.report.quarantined[key] = reason
-        self._mark(key, "quarantined", reason)
+        self._set_problem(key, "quarantined", reason)
 
-    def _mark(self, key: str, mark: Literal["quarantined", "removed"], reason: str) -> None:
-        """Record that a subject is not to be used as it lies there; its data version stays what it was."""
-        seen = self._ledger[key].marked(mark, reason)
-        if seen.told != seen.to_tell and self._left() <= 0:
-            self.report.waiting += 1
-        elif seen.told != seen.to_tell:
-            with suppress(InvalidData):  # no key, no partition
+    def _set_problem(self, key: str, problem: Literal["quarantined", "removed"], reason: str) -> None:
+        """Record that a subject cannot be used as it is in the source; its recorded data version stays."""
+        scanned = self._index[key].with_problem(problem, reason)
+        if scanned.reported != scanned.to_report and self._left() <= 0:
+            self.report.remaining += 1
+        elif scanned.reported != scanned.to_report:
+            with suppress(InvalidData):  # what is no subject key has no partition
                 SubjectKey.parse(key)
-                version = self._recorded(SCAN, key)
-                self._keep_turn()
-                self._instance.report_runless_asset_event(
-                    AssetObservation(
-                        SCAN,
-                        partition=key,
-                        tags={DATA_VERSION_TAG: version} if version else {},
-                        metadata={mark: reason or "it is no longer in the source"},
-                    )
-                )
-            seen = replace(seen, told=seen.to_tell)
-        self._ledger[key] = seen
+                metadata: dict[str, Any] = {problem: reason or "it is no longer in the source"}
+                self._record(SCAN, key, self._recorded(SCAN, key), metadata)
+            scanned = replace(scanned, reported=scanned.to_report)
+        self._index[key] = scanned
 
     def _mark_removed(self, subjects: Collection[SubjectKey], refused: Collection[str]) -> None:
-        """Mark the partitions that are no longer in the source, and forget what was no partition."""
-        gone = gone_from(self._known, subjects, refused)
-        self.report.removed += gone
-        named = {*map(str, subjects), *map(_printable, refused), *self._known, ""}
-        self._ledger.forget([key for key in self._ledger.seen if key not in named])
-        if subjects or refused:  # a source that is empty all at once may be a disk that is not there
-            for key in gone:
-                self._mark(key, "removed", "")
+        """Mark the partitions that are no longer in the source, and forget names that are no partitions."""
+        orphaned = orphaned_subjects(self._known, subjects, refused)
+        self.report.removed += orphaned
+        named = {*map(str, subjects), *map(printable, refused), *self._known, ""}
+        self._index.forget([key for key in self._index.subjects if key not in named])
+        if subjects or refused:  # a source that is suddenly empty may be a disk that is not mounted
+            for key in orphaned:
+                self._set_problem(key, "removed", "")
 
-    def _is_recorded(self, key: str, seen: Seen) -> bool:
-        is_same = all(version == self._recorded(asset, key) for asset, version in seen.versions.items())
-        return key in self._known and is_same and not seen.told
+    def _is_recorded(self, key: str, scanned: ScannedSubject) -> bool:
+        is_same = all(version == self._recorded(asset, key) for asset, version in scanned.versions.items())
+        return key in self._known and is_same and not scanned.reported and scanned.reported_warnings == scanned.warnings
 
     def _recorded(self, asset: str, key: str) -> str:
-        """The data version of the event log; "" where there is none."""
+        """The data version in the event log; "" if there is none."""
         record = self._records[asset].get(key)
         return record.data_version if record else ""
 
@@ -435,14 +360,14 @@ class _Look:
             self._instance.add_dynamic_partitions(PARTITIONS, self._new)
             self._known |= set(self._new)
             self._new = []
-            self._ledger.save()
+            self._index.save()
 
     def _left(self) -> float:
-        """Seconds that this look has left."""
-        return _BEAT if self._end is None else max(self._end - time.monotonic(), 0)
+        """The seconds that are left of the time limit."""
+        return _POLL_SECONDS if self._end is None else max(self._end - time.monotonic(), 0)
 
     def _require_own_fault(self, dataset: SourceDataset, denied: StorageError) -> None:
-        """Files that are denied are closed themselves only where the same credentials still read another's."""
+        """Raise `denied` unless the same credentials can still read the files of another subject."""
         if not self.report.usable:
             raise denied
         witness = dataset.series(SubjectKey.parse(self.report.usable[0]))
@@ -450,31 +375,6 @@ class _Look:
             read_bytes(witness.runs[0].bval)
 
 
-def _look_at(dataset: SourceDataset, found: _Found, settings: PipelineSettings) -> Seen | None:
-    """What a subject's files hold; None where one of them changed meanwhile. Raises StorageError."""
-    began = time.time()
-    before = {path: dataset.tree.stamp(dataset.relative(path)) for path in found.files}
-    seen = Seen(stamps=found.state, looked=began)
-    try:
-        look = look_at_dwi(dataset, found.series, check_gradients=settings.checks.gradients)
-        with located(", ".join(str(run.image) for run in found.series.runs)):
-            require_plausible(look, settings.checks)
-        versions = {SCAN: look.version}
-        if found.mask is not None:
-            grid, versions[MASK] = look_at_mask(dataset, found.mask)
-            with located(found.mask):
-                require_same_grid(grid, look.grid, "the brain mask", found.series.runs[0].image.name)
-        seen = replace(seen, versions=versions, facts=facts(look), warnings=warnings(look))
-    except InvalidData as error:
-        seen = replace(seen, refused=_printable(str(error)))
-    return seen if all(stamp_of(path) == stamp for path, stamp in before.items()) else None
-
-
-def _urgency(seen: Seen, found: _Found) -> tuple[int, str]:
-    """What was never read comes first, then what changed, then what is read again to be sure."""
-    return (0 if not seen.stamps else 1 if seen.stamps != found.state else 2), str(found.subject)
-
-
-def _printable(text: str) -> str:
-    """A text that any database takes: names on a disk need not be Unicode."""
-    return text.encode("utf-8", "backslashreplace").decode()
+def _urgency(scanned: ScannedSubject, found: SubjectFiles) -> tuple[int, str]:
+    """New subjects first, then changed ones, then those that are read again to check their content."""
+    return (0 if not scanned.fingerprints else 1 if scanned.fingerprints != found.state else 2), str(found.subject)

@@ -1,55 +1,28 @@
-"""The quarantine list as Dagster shows it: a check of the asset `dwi`, told anew when the list changes."""
+"""The list of quarantined subjects, and its report to the asset check of `dwi`."""
 
-# No postponed annotations here: Dagster looks at the type of `context` when the check is defined.
+from __future__ import annotations
 
 import hashlib
 from datetime import datetime, timezone
 from typing import Any
 
-from dagster import (
-    AssetCheckEvaluation,
-    AssetCheckExecutionContext,
-    AssetCheckResult,
-    AssetChecksDefinition,
-    AssetCheckSeverity,
-    AssetKey,
-    DagsterInstance,
-    MetadataValue,
-    TableRecord,
-    asset_check,
-)
+from dagster import AssetCheckEvaluation, AssetCheckSeverity, AssetKey, DagsterInstance, MetadataValue, TableRecord
 
-from kwneuro_assets.ingestion.ledger import Ledger, Seen
-from kwneuro_assets.settings import load_settings
-from kwneuro_assets.versioning.records import SCAN
+from kwneuro_assets.ingestion.ingest_index import IngestIndex, ScannedSubject
+from kwneuro_assets.versioning.source_names import SCAN
 
 CHECK = "quarantine"
-_TOLD = ""  # what of the ledger stands for the list as a whole
-_MOST = 100  # rows of the table: the newest
+_LIST_KEY = ""  # the entry of the ingest index that belongs to the list, and to no subject
+_MAX_ROWS = 100  # of the table in the metadata: the newest
 
 
-def quarantine_check() -> AssetChecksDefinition:
-    """Whether every subject of the source can be used, as of the last look at it."""
-
-    @asset_check(
-        asset=SCAN,
-        name=CHECK,
-        description="Subjects whose files cannot be used, each with its reason, as of the last look at the source; "
-        "they block no others, and are looked at again when their files change.",
-    )
-    def quarantine(context: AssetCheckExecutionContext) -> AssetCheckResult:
-        passed, metadata = _state(Ledger(context.instance, load_settings()))
-        return AssetCheckResult(passed=passed, severity=AssetCheckSeverity.WARN, metadata=metadata)
-
-    return quarantine
-
-
-def report_quarantine(instance: DagsterInstance, ledger: Ledger) -> None:
-    """Tell the check's result where the list is another one than was told last."""
-    told = hashlib.sha256(repr(sorted((key, one.reason) for key, one in _listed(ledger))).encode()).hexdigest()[:16]
-    if ledger[_TOLD].told == told:
+def report_quarantine(instance: DagsterInstance, index: IngestIndex) -> None:
+    """Record a result of the check if the list changed since the last record."""
+    entries = sorted((key, one.reason) for key, one in _quarantined(index))
+    digest = hashlib.sha256(repr(entries).encode()).hexdigest()[:16]
+    if index[_LIST_KEY].reported == digest:
         return
-    passed, metadata = _state(ledger)
+    passed, metadata = quarantine_state(index)
     instance.report_runless_asset_event(
         AssetCheckEvaluation(
             asset_key=AssetKey(SCAN),
@@ -59,17 +32,12 @@ def report_quarantine(instance: DagsterInstance, ledger: Ledger) -> None:
             metadata=metadata,
         )
     )
-    ledger[_TOLD] = Seen(told=told)
+    index[_LIST_KEY] = ScannedSubject(reported=digest)
 
 
-def _listed(ledger: Ledger) -> list[tuple[str, Seen]]:
-    """The subjects in quarantine, the newest first."""
-    found = [(key, one) for key, one in ledger.seen.items() if one.mark == "quarantined"]
-    return sorted(found, key=lambda pair: (-pair[1].since, pair[0]))
-
-
-def _state(ledger: Ledger) -> tuple[bool, dict[str, Any]]:
-    listed = _listed(ledger)
+def quarantine_state(index: IngestIndex) -> tuple[bool, dict[str, Any]]:
+    """Whether no subject is quarantined, and the list as metadata, the newest first."""
+    listed = _quarantined(index)
     rows = [
         TableRecord(
             {
@@ -78,10 +46,15 @@ def _state(ledger: Ledger) -> tuple[bool, dict[str, Any]]:
                 "reason": one.reason,
             }
         )
-        for key, one in listed[:_MOST]
+        for key, one in listed[:_MAX_ROWS]
     ]
     metadata: dict[str, Any] = {"subjects in quarantine": len(listed)}
     if listed:
         metadata["newest"] = f"{listed[0][0]}: {listed[0][1].reason}"
         metadata["list"] = MetadataValue.table(rows)
     return not listed, metadata
+
+
+def _quarantined(index: IngestIndex) -> list[tuple[str, ScannedSubject]]:
+    found = [(key, one) for key, one in index.subjects.items() if one.problem == "quarantined"]
+    return sorted(found, key=lambda pair: (-pair[1].since, pair[0]))

@@ -1,4 +1,4 @@
-"""Whole stores at once: every checksum, and copies of subjects."""
+"""Operations on many subjects of a store: verify every checksum, copy subjects to another store."""
 
 from __future__ import annotations
 
@@ -6,39 +6,36 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from kwneuro_assets.storage.location import is_local
+from kwneuro_assets.storage.names import NAMES
 from kwneuro_assets.storage.sidecar import Sidecar
 from kwneuro_assets.storage.store import Damaged, DerivativeStore, StoreError
 from kwneuro_assets.subjects import StoreKey
-from kwneuro_assets.threads import thread_count
 
-Tell = Callable[[int, int], object]  # derivatives done, and derivatives in all
+OnProgress = Callable[[int, int], object]  # derivatives done, and their total
 
-_REMOTE_THREADS = 8  # requests wait for a network, not for a processor
-_COPIES = 1  # derivatives that are copied at once: each has several files on their way, both down and up
+_COPIES = 1  # derivatives copied concurrently: each has several files in transfer, in both directions
 
 
 @dataclass
-class Found:
-    """What was looked at; `problems` are sentences, each with the file and what to do.
+class CheckResult:
+    """The result: counts, and one message per problem with the file and the remedy.
 
-    `whole` of the `derivatives` are as they were stored, with so many `files`, sidecars included.
+    `intact` of the `derivatives` are as they were stored, with this number of `files`, sidecars included.
     """
 
     subjects: int = 0
     derivatives: int = 0
-    whole: int = 0
+    intact: int = 0
     files: int = 0
     problems: list[str] = field(default_factory=list)
 
 
-def verify_store(store: DerivativeStore, subjects: Collection[StoreKey], tell: Tell) -> Found:
-    """Compare every file of these subjects, or of all, with its checksum.
+def verify_store(store: DerivativeStore, subjects: Collection[StoreKey], on_progress: OnProgress) -> CheckResult:
+    """The result of comparing every file of these subjects, or of all, with its checksum.
 
-    Raises StoreError for a subject that is not in the store and where nothing is, StorageError for a store that cannot
-    be read.
+    Raises StoreError if a subject is not in the store or the store is empty, StorageError if it cannot be read.
     """
-    return _each(_present(store, subjects), None, store.check, tell, _threads(store))
+    return _each(_present(store, subjects), None, store.check, on_progress, store.threads)
 
 
 def export_subjects(
@@ -46,33 +43,40 @@ def export_subjects(
     target: DerivativeStore,
     subjects: Sequence[StoreKey],
     assets: Collection[str] | None,
-    tell: Tell,
-) -> Found:
-    """Copy these `assets` of the subjects, or all that there are, to `target`; one that is missing is a problem.
+    on_progress: OnProgress,
+    *,
+    split: bool = False,
+) -> CheckResult:
+    """The result of copying these `assets` of the subjects, or all that exist, to `target`.
 
-    Raises as `verify_store` does.
+    With `split`, each bundle also gets a file of its own. An asset that is missing is a problem. Raises as
+    `verify_store` does.
     """
     present = _present(store, subjects)
-    found = _each(present, assets, lambda asset, subject: store.export(asset, subject, target), tell, _COPIES)
+
+    def copy(asset: str, subject: StoreKey) -> Sidecar:
+        return store.export(asset, subject, target, split=split)
+
+    found = _each(present, assets, copy, on_progress, _COPIES)
     found.problems += [
         str(store.missing(asset, subject))
-        for subject, made in present.items()
+        for subject, stored in present.items()
         for asset in assets or ()
-        if asset not in made
+        if asset not in stored and NAMES[asset].is_of(subject)
     ]
     return found
 
 
 def _present(store: DerivativeStore, subjects: Collection[StoreKey]) -> dict[StoreKey, list[str]]:
-    """The derivatives that there are of these subjects, or of all."""
+    """The stored derivatives of these subjects, or of all."""
     wanted = subjects or store.keys()
-    with ThreadPoolExecutor(_threads(store), thread_name_prefix="store") as pool:
+    with ThreadPoolExecutor(store.threads, thread_name_prefix="store") as pool:
         present = dict(zip(wanted, pool.map(store.assets, wanted), strict=True))
     empty = [str(subject) for subject in subjects if not present[subject]]
     if empty:
-        raise StoreError(f"nothing of {', '.join(empty)} is in the store {store.root}")
+        raise StoreError(f"the store {store.root} has no derivative of {', '.join(empty)}")
     if not any(present.values()):
-        raise StoreError(f"there is no derivative in the store {store.root}")
+        raise StoreError(f"the store {store.root} has no derivative")
     return present
 
 
@@ -80,13 +84,13 @@ def _each(
     present: Mapping[StoreKey, Sequence[str]],
     assets: Collection[str] | None,
     act: Callable[[str, StoreKey], Sidecar],
-    tell: Tell,
+    on_progress: OnProgress,
     threads: int,
-) -> Found:
+) -> CheckResult:
     todo = [
-        (asset, subject) for subject, made in present.items() for asset in made if assets is None or asset in assets
+        (asset, subject) for subject, stored in present.items() for asset in stored if assets is None or asset in assets
     ]
-    found = Found(len({subject for _, subject in todo}), len(todo))
+    found = CheckResult(len({subject for _, subject in todo}), len(todo))
 
     def one(pair: tuple[str, StoreKey]) -> Sidecar | Damaged:
         try:
@@ -99,11 +103,7 @@ def _each(
             if isinstance(result, Damaged):
                 found.problems.append(str(result))
             else:
-                found.whole += 1
-                found.files += len(result.files) + 1  # and its sidecar
-            tell(done, len(todo))
+                found.intact += 1
+                found.files += len(result.files) + 1  # its sidecar
+            on_progress(done, len(todo))
     return found
-
-
-def _threads(store: DerivativeStore) -> int:
-    return thread_count() if is_local(store.root) else _REMOTE_THREADS

@@ -1,4 +1,4 @@
-"""How each value type becomes files and comes back: one table, routed by type."""
+"""The files of each value type, and back: one table, routed by type."""
 
 from __future__ import annotations
 
@@ -20,31 +20,36 @@ from kwneuro_assets.imaging import (
     NotApplicable,
     Report,
     ResponseFunction,
+    RigidTransform,
+    Segmentation,
     StreamedVolume,
     Table,
     TissueResponses,
     Volume,
 )
+from kwneuro_assets.imaging.content_hash import Value
 from kwneuro_assets.imaging.gradients import format_bvals, format_bvecs, parse_bvals, parse_bvecs
 from kwneuro_assets.imaging.streamed import is_large
 from kwneuro_assets.imaging.volume import not_finite, require_finite
-from kwneuro_assets.storage.files import Opened, Stamp
-from kwneuro_assets.storage.names import DerivativeName
-from kwneuro_assets.storage.nifti import decode_grid, decode_nifti, streamed_nifti, volumes_again, write_nifti
-from kwneuro_assets.storage.staging import WRITERS, Writer
+from kwneuro_assets.storage.files import Fingerprint, Opened
+from kwneuro_assets.storage.itk_transform import format_itk, parse_itk
+from kwneuro_assets.storage.names import PROBABILITIES, DerivativeName
+from kwneuro_assets.storage.nifti import decode_grid, decode_nifti, reread_volumes, streamed_nifti, write_nifti
+from kwneuro_assets.storage.sidecar import LABELS, json_text
+from kwneuro_assets.storage.stage import WRITERS, Writer
 from kwneuro_assets.storage.text import format_table, parse_table
 from kwneuro_assets.subjects import StoreKey
 from kwneuro_assets.threads import thread_count
-from kwneuro_assets.versioning.content import Value
 
-IMAGE, TABLE, REPORT = ".nii.gz", ".tsv", ".html"
-_READERS = 4  # maps of one set that are read at once
+IMAGE, TABLE, REPORT, TRANSFORM = ".nii.gz", ".tsv", ".html", ".txt"
+_IMAGES = ("Volume", "Segmentation", "Dwi")
+_READERS = 4  # maps of one MapSet that are read concurrently
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """The files of a value, by name, and what the sidecar must hold for reading them back."""
+    """The files of a value, by name, and the sidecar content that decoding them needs."""
 
     files: Mapping[str, Writer] = field(default_factory=dict)
     content: Mapping[str, Any] = field(default_factory=dict)
@@ -57,35 +62,41 @@ class Names:
     name: DerivativeName
     subject: StoreKey
 
-    def __call__(self, extension: str, param: str | None = None) -> str:
-        return self.name.file(self.subject, extension, param)
+    def __call__(self, extension: str, param: str | None = None, suffix: str | None = None) -> str:
+        return self.name.file(self.subject, extension, param, suffix)
+
+    def of_label(self, label: str, extension: str, suffix: str | None = None) -> str:
+        """The name of the file of one label of a 4-D image."""
+        return self.name.label_file(self.subject, label, extension, suffix)
 
 
 @dataclass(frozen=True)
 class Part:
-    """What is asked of a value, everything by default: some maps of a MapSet; some volumes of a 4-D image, which
-    are a Volume even where the whole is a Dwi."""
+    """The part of a value to read, everything by default: some maps of a MapSet, or some volumes of a 4-D image.
+
+    The volumes come in the order of the range, as a Volume even if the value is a Dwi or a Segmentation (of its mask).
+    """
 
     maps: tuple[str, ...] | None = None
     volumes: range | None = None
 
 
-WHOLE = Part()
+EVERYTHING = Part()
 
 
 class Files(Protocol):
-    """The files of a derivative, checked as the reader wants them to be."""
+    """The files of a derivative; the implementation decides how they are verified."""
 
     def decoded(self, name: str, decode: Callable[[Opened], Any]) -> Any:
-        """What `decode` makes of the file; raises StoreError where it is not the file that was stored."""
+        """The result of `decode` for the file. Raises StoreError if it is not the file that was stored."""
 
     def header(self, name: str, decode: Callable[[Opened], Any]) -> Any:
-        """What `decode` makes of the file's start; nothing but its size is checked."""
+        """The result of `decode` for the start of the file, of which only the size is checked."""
 
-    def read_again(
-        self, name: str, read: Callable[[UPath, Stamp, Sequence[int]], Iterator[_T]]
+    def rereader(
+        self, name: str, read: Callable[[UPath, Fingerprint, Sequence[int]], Iterator[_T]]
     ) -> Callable[[Sequence[int]], Iterator[_T]]:
-        """`read` of the file as it is now, any number of times; raises StoreError where it has changed since."""
+        """A function that calls `read` for the file, any number of times. Raises StoreError if it has changed."""
 
 
 Grid = tuple[tuple[int, ...], NDArray[np.float64]]
@@ -96,23 +107,23 @@ def encode(value: Value, names: Names) -> Encoded:
     return _CODECS[type(value).__name__][0](value, names)
 
 
-def decode(value_type: str, content: Mapping[str, Any], names: Names, files: Files, part: Part = WHOLE) -> Value:
-    """The value that `files` hold, or a part of it; what is not applicable has no parts and comes as it is.
+def decode(value_type: str, content: Mapping[str, Any], names: Names, files: Files, part: Part = EVERYTHING) -> Value:
+    """The value in `files`, or a part of it. NotApplicable has no parts and is returned as it is.
 
-    Raises StoreError for files that are not what they were, InvalidData for a part that there is not.
+    Raises StoreError if a file is damaged, InvalidData if the value has no such part.
     """
     if value_type == "NotApplicable":
-        part = WHOLE
+        part = EVERYTHING
     if part.maps is not None and value_type != "MapSet":
         raise InvalidData("choice of maps", expected="a set of maps", found=f"a {value_type}")
-    if part.volumes is not None and value_type not in ("Volume", "Dwi"):
+    if part.volumes is not None and value_type not in _IMAGES:
         raise InvalidData("choice of volumes", expected="a 4-D image", found=f"a {value_type}")
     return _CODECS[value_type][1](content, names, files, part)
 
 
 def decode_image_grid(value_type: str, content: Mapping[str, Any], names: Names, files: Files) -> Grid:
-    """Shape and affine of a value's image, of the first of several maps, from the header. Raises as `decode` does."""
-    if value_type not in ("Volume", "Dwi", "MapSet"):
+    """Shape and affine of a value's image (of the first map of a MapSet), from the header. Raises as `decode` does."""
+    if value_type not in (*_IMAGES, "MapSet"):
         raise InvalidData("grid", expected="an image", found=f"a {value_type}")
     param = content["Maps"][0] if value_type == "MapSet" else None
     grid: Grid = files.header(names(IMAGE, param), decode_grid)
@@ -120,39 +131,59 @@ def decode_image_grid(value_type: str, content: Mapping[str, Any], names: Names,
 
 
 def _encode_volume(volume: Volume, names: Names) -> Encoded:
-    return Encoded({names(IMAGE): _image_writer(volume)}, {"Names": list(volume.names)} if volume.names else {})
+    return Encoded({names(IMAGE): image_writer(volume)}, {LABELS: list(volume.names)} if volume.names else {})
 
 
 def _decode_volume(content: Mapping[str, Any], names: Names, files: Files, part: Part) -> Volume:
     volume = _image(files, names(IMAGE), part)
-    names_of_all = tuple(content.get("Names", ()))
-    chosen = range(len(names_of_all)) if part.volumes is None else part.volumes
-    return Volume(volume.array, volume.affine, tuple(names_of_all[index] for index in chosen if names_of_all))
+    labels = content.get(LABELS, ())
+    chosen = range(len(labels)) if part.volumes is None else part.volumes
+    return Volume(volume.array, volume.affine, tuple(labels[index] for index in chosen if labels))
+
+
+def _encode_segmentation(value: Segmentation, names: Names) -> Encoded:
+    """The mask as a Volume; the probabilities have a JSON of their own, as BIDS has their labels there."""
+    mask = _encode_volume(value, names)
+    described = {"Description": "Probability of each label, from 0 to 1", LABELS: list(value.names)}
+    files = {
+        **mask.files,
+        names(IMAGE, suffix=PROBABILITIES): image_writer(value.probabilities),
+        names(".json", suffix=PROBABILITIES): text_writer(json_text(described)),
+    }
+    return Encoded(files, mask.content)
+
+
+def _decode_segmentation(content: Mapping[str, Any], names: Names, files: Files, part: Part) -> Volume:
+    mask = _decode_volume(content, names, files, part)
+    if part.volumes is not None:
+        return mask
+    probabilities = _image(files, names(IMAGE, suffix=PROBABILITIES), part)
+    return Segmentation.of(mask, Volume(probabilities.array, probabilities.affine, mask.names))
 
 
 def _encode_dwi(dwi: Dwi, names: Names) -> Encoded:
     return Encoded(
         {
-            names(IMAGE): _image_writer(dwi.volume),
-            names(".bval"): _text_writer(format_bvals(dwi.gradients)),
-            names(".bvec"): _text_writer(format_bvecs(dwi.gradients)),
+            names(IMAGE): image_writer(dwi.volume),
+            names(".bval"): text_writer(format_bvals(dwi.gradients)),
+            names(".bvec"): text_writer(format_bvecs(dwi.gradients)),
         },
         {"B0Threshold": dwi.gradients.b0_threshold, "Interpolated": dwi.interpolated},
     )
 
 
 def _decode_dwi(content: Mapping[str, Any], names: Names, files: Files, part: Part) -> Dwi | Volume:
-    if part.volumes is not None:  # a series needs its b=0
+    if part.volumes is not None:  # a Dwi needs its b=0 volumes
         return _image(files, names(IMAGE), part)
-    image = _series(files, names(IMAGE))
+    image = _dwi_image(files, names(IMAGE))
     bvals = parse_bvals(_text(files, names(".bval")))
     bvecs = parse_bvecs(_text(files, names(".bvec")), len(bvals))
     return Dwi(image, GradientTable(bvals, bvecs, b0_threshold=content["B0Threshold"]), content["Interpolated"])
 
 
 def _encode_maps(maps: MapSet, names: Names) -> Encoded:
-    threads = max(1, thread_count() // min(len(maps), WRITERS))  # for each of those that are written at once
-    files = {names(IMAGE, name): _image_writer(volume, threads) for name, volume in maps.items()}
+    threads = max(1, thread_count() // min(len(maps), WRITERS))  # per file that is written concurrently
+    files = {names(IMAGE, name): image_writer(volume, threads) for name, volume in maps.items()}
     return Encoded(files, {"Maps": list(maps)})
 
 
@@ -165,7 +196,7 @@ def _decode_maps(content: Mapping[str, Any], names: Names, files: Files, part: P
     readers = min(len(wanted), _READERS)
     threads = max(1, thread_count() // readers)
     with ThreadPoolExecutor(readers, thread_name_prefix="maps") as pool:
-        images = pool.map(lambda name: _image(files, names(IMAGE, name), WHOLE, threads), wanted)
+        images = pool.map(lambda name: _image(files, names(IMAGE, name), EVERYTHING, threads), wanted)
         return MapSet(dict(zip(wanted, images, strict=True)))
 
 
@@ -189,28 +220,36 @@ def _encode_tissue_responses(responses: TissueResponses, names: Names) -> Encode
         content={
             "BValues": responses.bvalues.tolist(),
             "Order": responses.order,
-            "WhiteMatter": {"Coefficients": responses.white.tolist(), "Voxels": responses.white_voxels},
-            "GreyMatter": {"Coefficients": responses.grey.tolist(), "Voxels": responses.grey_voxels},
-            "FreeWater": {"Coefficients": responses.water.tolist(), "Voxels": responses.water_voxels},
+            "WhiteMatter": {"Coefficients": responses.wm.tolist(), "Voxels": responses.wm_voxels},
+            "GrayMatter": {"Coefficients": responses.gm.tolist(), "Voxels": responses.gm_voxels},
+            "FreeWater": {"Coefficients": responses.csf.tolist(), "Voxels": responses.csf_voxels},
         }
     )
 
 
 def _decode_tissue_responses(content: Mapping[str, Any], names: Names, files: Files, part: Part) -> TissueResponses:
-    white, grey, water = (content[name] for name in ("WhiteMatter", "GreyMatter", "FreeWater"))
+    white, gray, water = (content[name] for name in ("WhiteMatter", "GrayMatter", "FreeWater"))
     return TissueResponses(
         np.array(content["BValues"]),
         np.array(white["Coefficients"]),
-        np.array(grey["Coefficients"]),
+        np.array(gray["Coefficients"]),
         np.array(water["Coefficients"]),
         white["Voxels"],
-        grey["Voxels"],
+        gray["Voxels"],
         water["Voxels"],
     )
 
 
+def _encode_transform(transform: RigidTransform, names: Names) -> Encoded:
+    return Encoded({names(TRANSFORM): text_writer(format_itk(transform))})
+
+
+def _decode_transform(content: Mapping[str, Any], names: Names, files: Files, part: Part) -> RigidTransform:
+    return parse_itk(_text(files, names(TRANSFORM)))
+
+
 def _encode_table(table: Table, names: Names) -> Encoded:
-    return Encoded({names(TABLE): _text_writer(format_table(table))}, {"Columns": dict(table.kinds)})
+    return Encoded({names(TABLE): text_writer(format_table(table))}, {"Columns": dict(table.kinds)})
 
 
 def _decode_table(content: Mapping[str, Any], names: Names, files: Files, part: Part) -> Table:
@@ -218,7 +257,7 @@ def _decode_table(content: Mapping[str, Any], names: Names, files: Files, part: 
 
 
 def _encode_report(report: Report, names: Names) -> Encoded:
-    return Encoded({names(REPORT): _text_writer(report.html)})
+    return Encoded({names(REPORT): text_writer(report.html)})
 
 
 def _decode_report(content: Mapping[str, Any], names: Names, files: Files, part: Part) -> Report:
@@ -238,19 +277,19 @@ def _image(files: Files, name: str, part: Part, threads: int | None = None) -> V
     return volume
 
 
-def _series(files: Files, name: str) -> Volume | StreamedVolume:
-    """A large one is read whole once, and checked as the reader wants it; later it must be the same file still."""
+def _dwi_image(files: Files, name: str) -> Volume | StreamedVolume:
+    """A large image is read once to verify it, and stays in its file; later reads require the same file."""
 
     def decode(file: Opened) -> Volume | StreamedVolume:
         with streamed_nifti(file) as image:
             if not is_large(image.shape):
-                return image.whole()
-            again = files.read_again(name, volumes_again)
+                return image.in_memory()
+            reread = files.rereader(name, reread_volumes)
             require_finite(sum(map(not_finite, image.volumes())), math.prod(image.shape))
-            return StreamedVolume(image.shape, image.affine, again)
+            return StreamedVolume(image.shape, image.affine, reread)
 
-    series: Volume | StreamedVolume = files.decoded(name, decode)
-    return series
+    image: Volume | StreamedVolume = files.decoded(name, decode)
+    return image
 
 
 def _text(files: Files, name: str) -> str:
@@ -258,11 +297,13 @@ def _text(files: Files, name: str) -> str:
     return text
 
 
-def _image_writer(volume: Volume | StreamedVolume, threads: int | None = None) -> Writer:
+def image_writer(volume: Volume | StreamedVolume, threads: int | None = None) -> Writer:
+    """Writes `volume` as a compressed NIfTI file."""
     return lambda file: write_nifti(file, volume, threads)
 
 
-def _text_writer(text: str) -> Writer:
+def text_writer(text: str) -> Writer:
+    """Writes `text` as UTF-8."""
     return lambda file: file.write(text.encode())
 
 
@@ -270,10 +311,12 @@ _Encoder = Callable[[Any, Names], Encoded]
 _Decoder = Callable[[Mapping[str, Any], Names, Files, Part], Value]
 _CODECS: dict[str, tuple[_Encoder, _Decoder]] = {
     "Volume": (_encode_volume, _decode_volume),
+    "Segmentation": (_encode_segmentation, _decode_segmentation),
     "Dwi": (_encode_dwi, _decode_dwi),
     "MapSet": (_encode_maps, _decode_maps),
     "ResponseFunction": (_encode_response, _decode_response),
     "TissueResponses": (_encode_tissue_responses, _decode_tissue_responses),
+    "RigidTransform": (_encode_transform, _decode_transform),
     "Table": (_encode_table, _decode_table),
     "Report": (_encode_report, _decode_report),
     "NotApplicable": (_encode_not_applicable, _decode_not_applicable),

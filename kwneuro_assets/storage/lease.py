@@ -1,7 +1,8 @@
-"""A lock among processes that share nothing but a remote folder.
+"""A lock between processes whose only shared resource is a remote folder.
 
-The holder keeps writing a file; one that has stopped writing it for `LEASE` seconds by the waiter's own clock has
-ended, and the waiter takes it over. No clocks are compared.
+The holder writes a heartbeat to a file. A waiter takes over when the file has not changed for `LEASE` seconds by the
+waiter's own clock; clocks of different machines are never compared. `filelock` and flock need a local or POSIX file
+system, and S3's own conditional writes alone cannot detect a holder that ended.
 """
 
 from __future__ import annotations
@@ -15,63 +16,64 @@ from contextlib import contextmanager, suppress
 
 from upath import UPath
 
-from kwneuro_assets.storage.patience import StorageError, answered, patiently
+from kwneuro_assets.storage.retries import StorageError, answered, with_retries
 
 LEASE = 30.0  # seconds
-BEAT = 7.0  # seconds between two signs of life: three may be late
-POLL = 0.5  # seconds between two looks of a waiter
-SETTLE = 1.0  # seconds after which two waiters that take over at once see who came second, and holds it
+HEARTBEAT = 7.0  # seconds between heartbeats: three may be late
+POLL = 0.5  # seconds between two reads of a waiter
+SETTLE = 1.0  # seconds after which two waiters that take over at the same time see which of them wrote last
 
 _log = logging.getLogger(__name__)
 
 
 class Lease:
-    """A lock that is held, as far as is known."""
+    """A lock on the file `path`, identified by a random token."""
 
     def __init__(self, path: UPath) -> None:
         self._path = path
         self._token = secrets.token_hex(8).encode()
-        self._beats = 0
+        self._heartbeats = 0
 
     def require(self) -> None:
-        """Raise StorageError where another process has taken it over."""
+        """Raises StorageError if another process has taken over the lock."""
         if not self._is_mine(self._read()):
             raise StorageError(
-                f"{self._path.parent}: another process has taken over writing here, as this one gave no sign of life "
+                f"{self._path.parent}: another process has taken over the lock, as this one wrote no heartbeat "
                 f"for {LEASE:g} s: run again"
             )
 
     def acquire(self) -> None:
+        """Wait for the lock and hold it. Raises StorageError."""
         seen: bytes | None = None
-        since = time.monotonic()
+        unchanged_from = time.monotonic()
         while not self._create():
             content = self._read()
-            if self._is_mine(content):  # the answer to our own request was lost
+            if self._is_mine(content):  # the answer to our own request did not arrive
                 return
             if content != seen:
                 if seen is None:
-                    _log.info("%s: waits for another process that writes there", self._path.parent)
-                seen, since = content, time.monotonic()
-            elif time.monotonic() - since > LEASE:
-                self.beat()
+                    _log.info("%s: waiting for another process that holds the lock", self._path.parent)
+                seen, unchanged_from = content, time.monotonic()
+            elif time.monotonic() - unchanged_from > LEASE:
+                self.write_heartbeat()
                 time.sleep(SETTLE)
                 if self._is_mine(self._read()):
                     return
             time.sleep(POLL)
 
-    def beat(self) -> None:
-        self._beats += 1
-        patiently(self._path, lambda: self._path.fs.pipe_file(self._path.path, self._content()))
+    def write_heartbeat(self) -> None:
+        self._heartbeats += 1
+        with_retries(self._path, lambda: self._path.fs.pipe_file(self._path.path, self._content()))
 
     def release(self) -> None:
         if self._is_mine(self._read()):
-            patiently(self._path, lambda: remove(self._path))
+            with_retries(self._path, lambda: remove(self._path))
 
     def is_held(self) -> bool:
         return self._is_mine(self._read())
 
     def _create(self) -> bool:
-        """Whether the file is new and ours."""
+        """Whether the file did not exist and was created by this process."""
 
         def once() -> bool:
             try:
@@ -82,24 +84,24 @@ class Lease:
                 code = answered(error)
                 if code in ("PreconditionFailed", "412"):
                     return False
-                if code in ("NotImplemented", "501"):  # no exclusive creation here: the last to write it holds it
+                if code in ("NotImplemented", "501"):  # no exclusive creation here: the last writer holds the lock
                     self._path.fs.pipe_file(self._path.path, self._content())
                     return True
                 raise
             return True
 
-        return patiently(self._path, once)
+        return with_retries(self._path, once)
 
     def _read(self) -> bytes | None:
         try:
-            # Without a start, s3fs asks for the size first.
-            return bytes(patiently(self._path, lambda: self._path.fs.cat_file(self._path.path, start=0)))
+            # Without a start, s3fs requests the size first.
+            return bytes(with_retries(self._path, lambda: self._path.fs.cat_file(self._path.path, start=0)))
         except FileNotFoundError:
             return None
 
     def _content(self) -> bytes:
-        # Three times, as there is no checksum: a byte that a network changed does not hide whose it is.
-        return b"%s %d\n" % (self._token, self._beats) * 3
+        # Three copies, as there is no checksum: one byte corrupted in transit does not hide the token.
+        return b"%s %d\n" % (self._token, self._heartbeats) * 3
 
     def _is_mine(self, content: bytes | None) -> bool:
         return content is not None and self._token in content
@@ -107,23 +109,23 @@ class Lease:
 
 @contextmanager
 def leased(path: UPath) -> Iterator[Lease]:
-    """Holds the lock that is the file `path`. Raises StorageError."""
+    """Hold the lock on the file `path`. Raises StorageError."""
     lease = Lease(path)
     lease.acquire()
     ended = threading.Event()
 
-    def live() -> None:
-        while not ended.wait(BEAT):
+    def write_heartbeats() -> None:
+        while not ended.wait(HEARTBEAT):
             try:
-                looked = time.monotonic()
+                started = time.monotonic()
                 if not lease.is_held():
                     return
-                if time.monotonic() - looked < BEAT:  # who stood still in between looks again before it writes
-                    lease.beat()
-            except Exception as error:  # the holder finds out by itself, at its next `require`
-                _log.warning("%s: no sign of life could be given: %s", path, error)
+                if time.monotonic() - started < HEARTBEAT:  # a process suspended in between reads again before writing
+                    lease.write_heartbeat()
+            except Exception as error:  # the holder notices at its next `require`
+                _log.warning("%s: no heartbeat could be written: %s", path, error)
 
-    heart = threading.Thread(target=live, name="lease", daemon=True)
+    heart = threading.Thread(target=write_heartbeats, name="lease", daemon=True)
     heart.start()
     try:
         yield lease
@@ -134,6 +136,6 @@ def leased(path: UPath) -> Iterator[Lease]:
 
 
 def remove(path: UPath) -> None:
-    """Remove a file; there need not be one."""
+    """Remove a remote file. Does nothing if there is none."""
     with suppress(FileNotFoundError):
         path.fs.rm_file(path.path)

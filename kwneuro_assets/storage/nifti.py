@@ -1,14 +1,13 @@
 """NIfTI files, read and written as streams, one volume at a time.
 
-Reading checks all that a file can get wrong before a value is made of it; writing gives the same bytes for
-the same volume, with no time in the gzip header.
+Reading validates the file before a value is built from it. Writing gives the same bytes for the same volume, without
+a time in the gzip header.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -17,38 +16,45 @@ from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
-from isal import igzip, igzip_threaded, isal_zlib
 from numpy.typing import DTypeLike, NDArray
 from upath import UPath
 
 from kwneuro_assets.imaging import InvalidData, StreamedVolume, Volume
-from kwneuro_assets.storage.files import Opened, Replaced, Stamp, opened, stamp_of
-from kwneuro_assets.storage.gzip_stream import is_in_blocks, read_gzip, write_gzip
+from kwneuro_assets.storage.files import (
+    Fingerprint,
+    Opened,
+    Replaced,
+    fingerprint_of,
+    missing_content,
+    opened,
+    pointer_kind,
+)
+from kwneuro_assets.storage.gzip_stream import BROKEN_STREAM, MAGIC, GzipStream, read_gzip, write_gzip
+from kwneuro_assets.storage.nifti_frame import forms_agree, world_frame
 from kwneuro_assets.threads import thread_count
 
 SCANNER_FRAME = 1  # NIFTI_XFORM_SCANNER_ANAT
 _BUFFER = 1 << 20  # bytes
-_INFLATED = 1 << 18  # bytes that are inflated at once; eight times as many are read of the file
-_GZIP_MAGIC = b"\x1f\x8b"
-_MOST_EXPANSION = 1032  # deflate's own limit: 258 bytes out of two bits (zlib's technical details)
+_POINTER = 1 << 10  # bytes that distinguish a pointer file from an image
+_MAX_EXPANSION = 1032  # deflate's limit: 258 bytes out of two bits (zlib's technical details)
 _UNSCALED = (1.0, 0.0)
 _HEADER_BYTES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
-# isal types its exception class as an instance.
-_BROKEN_STREAM: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error, isal_zlib.IsalError)  # type: ignore[assignment]
+_EXTENSION_FLAG = 4  # bytes after the header; the first is not zero if extensions follow
+_IN_A_PAIR = b"ni"  # start of the magic of a header whose voxels are in another file
 
 
 def write_nifti(file: IO[bytes], volume: Volume | StreamedVolume, threads: int | None = None) -> None:
-    """Write `volume` as a gzip-compressed NIfTI-1 file: world frame in sform and qform, mm.
+    """Write `volume` as a gzip-compressed NIfTI-1 file: affine to the world frame in sform and qform, mm.
 
-    The same bytes for the same values, compressed by `threads` threads: `thread_count()` by default.
+    The bytes depend on the values alone, not on the number of `threads` (default: `thread_count()`).
     """
     header = nib.Nifti1Header()
     header.set_data_dtype(volume.array.dtype if isinstance(volume, Volume) else np.dtype(np.float32))
     header.set_data_shape(volume.shape)
-    # The sform first: the qform cannot hold shear, and rounds what it holds.
+    # The sform first: the qform cannot represent shear, and rounds.
     header.set_sform(volume.affine, code=SCANNER_FRAME)
     header.set_qform(volume.affine, code=SCANNER_FRAME, strip_shears=True)
-    if not _forms_agree(header):
+    if not forms_agree(header):
         header["qform_code"] = 0
     header.set_xyzt_units("mm", "sec")
     header["vox_offset"] = header.single_vox_offset
@@ -58,54 +64,55 @@ def write_nifti(file: IO[bytes], volume: Volume | StreamedVolume, threads: int |
 
 
 def _pieces(start: bytes, volume: Volume | StreamedVolume) -> Iterator[memoryview]:
-    """The bytes of a file: what comes before the voxels, and these."""
+    """The bytes of a file: `start`, then the voxels."""
     yield memoryview(start)
     for part in volume.volumes() if isinstance(volume, StreamedVolume) else _slabs(volume.array):
-        # Flat in NIfTI's order: a view where the array is in that order, as those that are read or made here are.
+        # Flat in NIfTI's order: a view if the array is in that order, as all arrays that are read or created here are.
         yield part.ravel(order="F").view(np.uint8).data
 
 
 def read_nifti(path: Path | UPath, volumes: range | None = None) -> Volume:
-    """The image of a .nii or .nii.gz file: float32 with its scaling applied, or uint8 where unscaled uint8.
+    """The image of a .nii or .nii.gz file: uint8 if it is unscaled uint8, else float32 with the scaling applied.
 
-    `volumes` chooses along the last axis of a 4-D image; what lies behind the last of them is not decompressed.
-    Raises InvalidData, naming the file, for all that is not a whole and consistent NIfTI image.
+    `volumes` selects along the last axis of a 4-D image, in any order; the file is not decompressed beyond the last of
+    them. Raises InvalidData, with the path, if the file is not a complete and consistent NIfTI image.
     """
     with _named(str(path)), opened(path) as file:
         return decode_nifti(file, volumes)
 
 
-def read_grid(path: Path | UPath) -> tuple[tuple[int, ...], NDArray[np.float64]]:
-    """Shape and affine from the header alone. Raises InvalidData as `read_nifti` does."""
-    with _named(str(path)), opened(path) as file:
-        return decode_grid(file)
-
-
 def decode_nifti(file: Opened, volumes: range | None = None, threads: int | None = None) -> Volume:
-    """As `read_nifti`, of a file that is open; one that was written here is decompressed by `threads` threads,
-    `thread_count()` by default."""
+    """As `read_nifti`, for an open file. `threads` (default: `thread_count()`) decompress a file that was written
+    here.
+    """
     with streamed_nifti(file, threads) as image:
-        return image.whole() if volumes is None else image.part(_require_volumes(volumes, image.shape))
+        return image.in_memory() if volumes is None else image.part(_require_volumes(volumes, image.shape))
 
 
 def decode_grid(file: Opened) -> tuple[tuple[int, ...], NDArray[np.float64]]:
-    """As `read_grid`, of a file that is open."""
+    """Shape and affine of an open file, from the header alone. Raises InvalidData as `read_nifti` does."""
     with _named(file.where), _decompressed(file) as (stream, _):
         header = _read_header(stream)
-        return tuple(int(size) for size in header.get_data_shape()), _world_affine(header)
+        return tuple(int(size) for size in header.get_data_shape()), world_frame(header).affine
 
 
 class Streamed:
-    """A NIfTI file as it is read: what its header tells, and its volumes along the last axis, one after the other."""
+    """A NIfTI file while it is read: shape and affine of its header, and its volumes along the last axis in order.
 
-    def __init__(self, stream: io.BufferedReader, most: int) -> None:
+    `is_oriented` is whether the header defines the orientation of the voxel axes; if not, the affine is a guess.
+    `warnings` are messages about what was repaired or ignored; they are complete once the last volume was yielded.
+    """
+
+    def __init__(self, stream: io.BufferedReader, max_bytes: int, *, series: bool = False) -> None:
         self._header = _read_header(stream)
         self._stream = stream
-        self._most = most
-        self.shape = tuple(int(size) for size in self._header.get_data_shape())
-        self.affine = _world_affine(self._header)
-        # Whether the header says where the voxel axes point; else the affine is a guess.
-        self.is_oriented = bool(self._header["sform_code"] or self._header["qform_code"])
+        self._max_bytes = max_bytes
+        shape = tuple(int(size) for size in self._header.get_data_shape())
+        self.shape = _dwi_shape(shape) if series else shape
+        frame = world_frame(self._header)
+        self.affine = frame.affine
+        self.is_oriented = frame.is_oriented
+        self.warnings = list(frame.warnings)
 
     def volumes(
         self,
@@ -114,115 +121,127 @@ class Streamed:
         dtype: DTypeLike | None = None,
         into: Iterable[NDArray[Any]] | None = None,
     ) -> Iterator[NDArray[Any]]:
-        """The volumes at these indices, which ascend; all by default, and once at most.
+        """The volumes at these ascending indices, all by default. Can be called once.
 
-        Each is an array of its own, of the type that `read_nifti` gives or of `dtype`, or the next of the arrays
-        `into`, in Fortran order. What lies behind the last is not decompressed; but before the image's last volume is
-        handed out, the file has been read to its end, and what it tells of its own wholeness checked.
+        Each is a new array, of the dtype of `read_nifti` or of `dtype`, or the next of the Fortran-ordered arrays
+        `into`. The file is not decompressed beyond the last index; but before the image's last volume is yielded, the
+        file is read to its end and its checksum is verified.
         """
         voxels = self._voxels
         wanted = range(self.shape[-1]) if chosen is None else chosen
-        made = (np.empty(self.shape[:-1], dtype or voxels.kept, order="F") for _ in wanted)
-        places = iter(made if into is None else into)
+        created = (np.empty(self.shape[:-1], dtype or voxels.dtype, order="F") for _ in wanted)
+        targets = iter(created if into is None else into)
         position = 0
         for index in wanted:
-            for passed in range(position, index):
-                voxels.read(passed, None)
-            part = next(places)
+            for skipped in range(position, index):
+                voxels.read(skipped, None)
+            part = next(targets)
             voxels.read(index, part)
             position = index + 1
             if position == self.shape[-1]:
-                _drain(self._stream)
+                self._finish()
             yield part
 
-    def whole(self) -> Volume:
-        """The image in memory."""
+    def in_memory(self) -> Volume:
+        """The complete image."""
         return self.part(range(self.shape[-1]))
 
     def part(self, chosen: Sequence[int]) -> Volume:
-        """The volumes at these indices, which ascend, in memory."""
-        array = np.empty((*self.shape[:-1], len(chosen)), self._voxels.kept, order="F")
-        for _ in self.volumes(chosen, into=_layers(array)):
+        """The volumes at these distinct indices, in their order."""
+        array = np.empty((*self.shape[:-1], len(chosen)), self._voxels.dtype, order="F")
+        targets = (array[..., position] for position in sorted(range(len(chosen)), key=chosen.__getitem__))
+        for _ in self.volumes(sorted(chosen), into=targets):  # in the order of the file
             pass
         return Volume(array, self.affine)
 
+    def _finish(self) -> None:
+        """Read to the end, where gzip has its checksum, and warn of trailing bytes; zeros are padding."""
+        trailing, is_padding = 0, True
+        while block := self._stream.read(_BUFFER):
+            trailing += len(block)
+            is_padding = is_padding and not block.strip(b"\0")
+        if not is_padding:
+            self.warnings.append(f"{trailing} bytes follow its voxels: they are ignored")
+        if isinstance(self._stream, GzipStream) and self._stream.trailing:
+            self.warnings.append(f"{self._stream.trailing} bytes follow the end of its gzip stream: they are ignored")
+
     @cached_property
     def _voxels(self) -> _Voxels:
-        return _Voxels(self._stream, self._header, self._most)
+        return _Voxels(self._stream, self._header, self.shape, self._max_bytes)
+
+
+def _dwi_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(x, y, z, n) of a DWI series, also of one that is stored as a 3-D volume or with further axes of length one."""
+    grid, axes = shape[:3], [size for size in shape[3:] if size > 1]
+    return shape if len(shape) < 3 else (*grid, *(axes or [1]))
 
 
 @contextmanager
-def streamed_nifti(file: Opened, threads: int | None = None) -> Iterator[Streamed]:
-    """The file, which is open, as a stream of volumes. Raises InvalidData as `read_nifti` does, at any volume too."""
-    with _named(file.where), _decompressed(file, threads or thread_count()) as (stream, most):
-        yield Streamed(stream, most)
+def streamed_nifti(file: Opened, threads: int | None = None, *, series: bool = False) -> Iterator[Streamed]:
+    """An open file as a stream of volumes. Raises InvalidData as `read_nifti` does, also at any volume.
+
+    With `series`, the shape is always (x, y, z, n): (x, y, z) is one volume, and axes of length one beyond the third
+    are dropped.
+    """
+    with _named(file.where), _decompressed(file, threads or thread_count()) as (stream, max_bytes):
+        yield Streamed(stream, max_bytes, series=series)
 
 
-def volumes_again(path: Path | UPath, stamp: Stamp, chosen: Sequence[int]) -> Iterator[NDArray[np.float32]]:
-    """The volumes at these indices, which ascend, of a file that was read before, when its stamp was `stamp`.
+def reread_volumes(
+    path: Path | UPath, fingerprint: Fingerprint, chosen: Sequence[int]
+) -> Iterator[NDArray[np.float32]]:
+    """The volumes at these ascending indices of a DWI series whose file had this fingerprint when it was first read.
 
-    Raises Replaced where it is another file by now, or becomes one before the last of them, and InvalidData as
+    Raises Replaced if the file has changed, or changes before the last volume is yielded, and InvalidData as
     `read_nifti` does.
     """
     try:
-        with opened(path) as file, streamed_nifti(file) as image:
+        with opened(path) as file, streamed_nifti(file, series=True) as image:
             for count, volume in enumerate(image.volumes(chosen, dtype=np.float32), start=1):
                 if count == len(chosen):
-                    _require_same(path, stamp)
+                    _require_same(path, fingerprint)
                 yield volume
-    except (InvalidData, OSError):  # a change explains it, if there was one
-        _require_same(path, stamp)
+    except (InvalidData, OSError):  # a change of the file explains it better
+        _require_same(path, fingerprint)
         raise
 
 
-def _require_same(path: Path | UPath, stamp: Stamp) -> None:
-    if stamp_of(path) != stamp:
-        raise Replaced(f"{path}: has changed, or is gone, since it was first read")
-
-
-def _drain(stream: io.BufferedReader) -> None:
-    """To the end, where gzip keeps its checksum."""
-    while stream.read(_BUFFER):
-        pass
+def _require_same(path: Path | UPath, fingerprint: Fingerprint) -> None:
+    if fingerprint_of(path) != fingerprint:
+        raise Replaced(f"{path}: was changed or removed after it was first read")
 
 
 @contextmanager
 def _named(where: str) -> Iterator[None]:
-    """Whatever is wrong with the file becomes one error that names it."""
+    """Turn any error of the file into InvalidData with its path."""
     try:
         yield
     except InvalidData as error:
         raise error.at(where) from None
-    except _BROKEN_STREAM as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk's, not gzip's
-            raise InvalidData(
-                "image", expected="a file that can be read", found=f"{error.strerror}", where=where
-            ) from None
+    except OSError as error:
+        found, remedy = missing_content(where) or (error.strerror or str(error), "")
+        raise InvalidData("image", expected="a readable file", found=found, remedy=remedy, where=where) from None
+    except BROKEN_STREAM as error:
         raise InvalidData(
             "compressed image",
-            expected="a whole gzip stream",
-            found=f"a broken one ({error})",
-            remedy="Copy it again from where it came.",
+            expected="a complete gzip stream",
+            found=f"a damaged one ({error})",
+            remedy="Copy it again from its origin.",
             where=where,
         ) from None
 
 
 @contextmanager
 def _decompressed(file: Opened, threads: int = 0) -> Iterator[tuple[io.BufferedReader, int]]:
-    """The content of the file, decompressed by threads ahead of its reader, and the most bytes that it can hold."""
-    start = file.stream.peek(2)[:2]
+    """The content of the file, decompressed by threads ahead of its reader, and the maximum of its bytes."""
+    start = file.stream.peek(_POINTER)[:_POINTER]
     if not start:
         raise InvalidData("image", expected="a NIfTI file", found="an empty file")
-    if start == _GZIP_MAGIC and not threads:
-        with igzip.IGzipFile(fileobj=file.stream, mode="rb") as stream:
-            yield io.BufferedReader(stream), file.size * _MOST_EXPANSION
-    elif start == _GZIP_MAGIC and is_in_blocks(file.stream):
+    if pointer := pointer_kind(start):
+        raise InvalidData("image", expected="a NIfTI file", found=pointer.found, remedy=pointer.remedy)
+    if start.startswith(MAGIC):
         with read_gzip(file.stream, threads) as stream:
-            yield stream, file.size * _MOST_EXPANSION
-    elif start == _GZIP_MAGIC:
-        # In a thread of its own, so that the next block is inflated while this one is put in its place.
-        with igzip_threaded.open(file.stream, "rb", threads=1, block_size=_INFLATED) as stream:
-            yield stream, file.size * _MOST_EXPANSION
+            yield stream, file.size * _MAX_EXPANSION
     else:
         yield file.stream, file.size
 
@@ -243,91 +262,84 @@ def _read_header(stream: IO[bytes]) -> Any:
         shape = header.get_data_shape()
     except (nib.spatialimages.HeaderDataError, ValueError, KeyError) as error:
         raise InvalidData("image", expected="a valid NIfTI header", found=str(error)) from None
-    if header["magic"].item()[:2] == b"ni":
+    if header["magic"].item()[:2] == _IN_A_PAIR:
         raise InvalidData(
-            "image", expected="header and voxels in one file", found="a header whose voxels lie in an .img file"
+            "image", expected="header and voxels in one file", found="a header whose voxels are in an .img file"
         )
     if not shape or min(shape) < 1:
         raise InvalidData("image", expected="a shape of positive numbers", found=f"{tuple(map(int, shape))}")
-    if not header["vox_offset"] >= 0:
-        raise InvalidData("image", expected="a valid NIfTI header", found=f"vox_offset {header['vox_offset']}")
+    _start_of_voxels(header)
     return header
 
 
-def _world_affine(header: Any) -> NDArray[np.float64]:
-    sform, sform_code = header.get_sform(coded=True)
-    try:
-        qform, qform_code = header.get_qform(coded=True)
-    except (nib.spatialimages.HeaderDataError, ValueError) as error:  # negative edges, a quaternion that is none
-        raise InvalidData("qform", expected="a rotation and positive voxel sizes", found=str(error)) from None
-    if sform_code and qform_code:
-        _require_agreement(sform, qform, header.get_data_shape()[:3])
-    affine = sform if sform_code else qform if qform_code else header.get_base_affine()
-    return np.asarray(affine, np.float64)
-
-
-def _require_agreement(sform: NDArray[Any], qform: NDArray[Any], grid: tuple[int, ...]) -> None:
-    """The two frames of a header must put every voxel in the same place, within half a voxel."""
-    offset = _largest_offset(sform, qform, grid)
-    if not offset <= _half_a_voxel(sform):
+def _start_of_voxels(header: Any) -> int:
+    """The offset of the first voxel. nibabel writes and reads 0 for directly after the header and its extension flag;
+    niftilib and nibabel disagree on other offsets before that.
+    """
+    minimum = int(header["sizeof_hdr"]) + _EXTENSION_FLAG
+    offset = float(header["vox_offset"])
+    if offset == 0:
+        return minimum
+    if not (offset >= minimum and offset.is_integer()):
         raise InvalidData(
-            "orientation",
-            expected="sform and qform that agree within half a voxel",
-            found=f"up to {offset:.1f} mm between them",
-            remedy="Decide which is right and write it into both.",
+            "image",
+            expected=f"voxels that start at byte {minimum} or later, or vox_offset 0, which means {minimum}",
+            found=f"vox_offset {offset:g}",
+            remedy="The start of its voxels is unknown: convert the image again.",
         )
-
-
-def _forms_agree(header: Any) -> bool:
-    sform, qform = header.get_sform(), header.get_qform()
-    return bool(_largest_offset(sform, qform, header.get_data_shape()[:3]) <= _half_a_voxel(sform))
-
-
-def _largest_offset(sform: NDArray[Any], qform: NDArray[Any], grid: tuple[int, ...]) -> float:
-    """The distance in mm between where the two put a corner of the grid, at its worst."""
-    corners = np.array(np.meshgrid(*[(0, size - 1) for size in (*grid, 1, 1)[:3]])).reshape(3, -1)
-    return float(np.linalg.norm((sform - qform)[:3, :3] @ corners + (sform - qform)[:3, 3:], axis=0).max())
-
-
-def _half_a_voxel(affine: NDArray[Any]) -> float:
-    return float(np.linalg.norm(affine[:3, :3], axis=0).min()) / 2
+    return int(offset)
 
 
 class _Voxels:
-    """What follows the header, read from its start, one volume along the last axis after the other."""
+    """The voxels after the header, read from the start, one volume along the last axis at a time."""
 
-    def __init__(self, stream: io.BufferedReader, header: Any, most: int) -> None:
-        self.shape = tuple(int(size) for size in header.get_data_shape())
+    def __init__(self, stream: io.BufferedReader, header: Any, shape: tuple[int, ...], max_bytes: int) -> None:
+        self.shape = shape
         self._stream = stream
         self._stored = header.get_data_dtype()
         if self._stored.kind not in "iuf":
             raise InvalidData("image", expected="real numbers", found=f"voxels of type {self._stored}")
-        self._whole = math.prod(self.shape) * self._stored.itemsize
-        # Before anything is allocated: a broken header may promise more than there is memory.
-        if header["vox_offset"] + self._whole > most:
-            raise _broken_promise(self.shape, self._whole, f"at most {most} in the whole file")
-        stream.read(max(int(header["vox_offset"]) - int(header["sizeof_hdr"]), 0))
+        self._total = math.prod(self.shape) * self._stored.itemsize
+        # Before anything is allocated: a broken header may declare more bytes than there is memory.
+        if _start_of_voxels(header) + self._total > max_bytes:
+            raise _incomplete(self.shape, self._total, f"at most {max_bytes} in the file")
+        _skip_to_voxels(stream, header)
         self._scaling = _scaling(header)
         is_mask = self._stored == np.uint8 and self._scaling == _UNSCALED
-        self.kept = np.dtype(np.uint8) if is_mask else np.dtype(np.float32)
+        self.dtype = np.dtype(np.uint8) if is_mask else np.dtype(np.float32)
         self._block = np.empty(math.prod(self.shape[:-1]) * self._stored.itemsize, np.uint8)
 
     def read(self, index: int, part: NDArray[Any] | None) -> None:
-        """The next volume, the one of this index, into `part`, or past it."""
-        # Straight into the array where its type is that of the file.
-        straight = part is not None and self._scaling == _UNSCALED and part.dtype == self._stored
-        target = part.ravel(order="F").view(np.uint8) if straight and part is not None else self._block
+        """Read the next volume, which has this index, into `part`; skip it if `part` is None."""
+        # Directly into the array if it has the dtype of the file.
+        direct = part is not None and self._scaling == _UNSCALED and part.dtype == self._stored
+        target = part.ravel(order="F").view(np.uint8) if direct and part is not None else self._block
         count = self._stream.readinto(target.data)
         if count < self._block.size:
-            raise _broken_promise(self.shape, self._whole, f"{index * self._block.size + count}")
-        if part is not None and not straight:
+            raise _incomplete(self.shape, self._total, f"{index * self._block.size + count}")
+        if part is not None and not direct:
             _convert(self._block.view(self._stored).reshape(part.shape, order="F"), part, self._scaling)
 
 
+def _skip_to_voxels(stream: io.BufferedReader, header: Any) -> None:
+    """Read from the end of the header to the first voxel."""
+    flag = stream.read(_EXTENSION_FLAG)
+    if header["vox_offset"] == 0 and any(flag[:1]):
+        raise InvalidData(
+            "image",
+            expected="a vox_offset with the start of the voxels after the header's extensions",
+            found="vox_offset 0",
+            remedy="Convert the image again.",
+        )
+    left = _start_of_voxels(header) - int(header["sizeof_hdr"]) - len(flag)
+    while left > 0 and (skipped := stream.read(min(left, _BUFFER))):
+        left -= len(skipped)
+
+
 def _convert(values: NDArray[Any], part: NDArray[Any], scaling: tuple[float, float]) -> None:
-    """Write the file's numbers as ours; `scaling` is slope and intercept."""
+    """Write the file's numbers to `part` in its dtype; `scaling` is slope and intercept."""
     slope, intercept = scaling
-    # What overflows float32 is infinite, and refused here or by Volume.
+    # A number that overflows float32 becomes infinite, which is refused here or by Volume.
     with np.errstate(over="ignore", invalid="ignore"):
         part[...] = values if scaling == _UNSCALED else values.astype(np.float64) * slope + intercept
     if scaling != _UNSCALED and values.dtype.kind in "iu" and not np.isfinite(part).all():
@@ -339,23 +351,24 @@ def _convert(values: NDArray[Any], part: NDArray[Any], scaling: tuple[float, flo
 
 
 def _require_volumes(volumes: range, shape: tuple[int, ...]) -> range:
-    if len(shape) != 4 or not volumes or min(volumes) < 0 or max(volumes) >= shape[3]:
+    differ = len(set(volumes)) == len(volumes)  # always for a range, but an untyped caller may pass a list
+    if len(shape) != 4 or not volumes or not differ or min(volumes) < 0 or max(volumes) >= shape[3]:
         raise InvalidData("choice of volumes", expected="some of a 4-D image", found=f"{volumes} of shape {shape}")
-    return range(min(volumes), max(volumes) + 1, abs(volumes.step))
+    return volumes
 
 
-def _broken_promise(shape: tuple[int, ...], promised: int, found: str) -> InvalidData:
+def _incomplete(shape: tuple[int, ...], size: int, found: str) -> InvalidData:
     return InvalidData(
         "image",
-        expected=f"the {promised} bytes of voxels that its header promises, {shape}",
+        expected=f"the {size} bytes of voxels that its header declares, {shape}",
         found=found,
-        remedy="Copy it again from where it came.",
+        remedy="Copy it again from its origin.",
     )
 
 
 def _scaling(header: Any) -> tuple[float, float]:
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    if slope == 0 or np.isnan(slope):  # NIfTI: a slope of zero is none; some writers leave NaN for it
+    if slope == 0 or np.isnan(slope):  # NIfTI: a slope of zero means no scaling; some writers leave NaN
         return _UNSCALED
     if not np.isfinite([slope, intercept]).all():
         raise InvalidData(
@@ -365,10 +378,10 @@ def _scaling(header: Any) -> tuple[float, float]:
 
 
 def _slabs(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """The array in parts that follow each other in NIfTI's order; one part where it lies so in memory."""
+    """The array in parts in NIfTI's order: a single part if it has that order in memory."""
     return iter([array]) if array.flags.f_contiguous else _layers(array)
 
 
 def _layers(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """What the array holds along its last axis."""
+    """The parts of the array along its last axis."""
     return (array[..., index] for index in range(array.shape[-1]))

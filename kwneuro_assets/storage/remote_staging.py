@@ -1,8 +1,8 @@
-"""Stages of remote folders. On S3 files are uploaded in parts while they are written, and appear when completed.
+"""Stages of remote folders. On S3, files are uploaded in parts while they are written, and appear when completed.
 
-A process that stood still may have lost its lease when it goes on, so each act that is seen asks for the lease right
-before it. On S3 nothing can come even between the two: whoever takes over aborts the uploads that its predecessor
-began, and so none of them, however small, can be put among the files of its successor.
+The lease of a suspended process may have expired when it resumes, so the lease is checked right before each visible
+change. On S3 nothing can happen between the two: a process that takes over aborts the uploads that its predecessor
+began, so none of them, however small, can appear among the files of its successor.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from typing import Any
 from upath import UPath
 
 from kwneuro_assets.storage.lease import Lease, leased, remove
-from kwneuro_assets.storage.patience import Passing, StorageError, patiently
+from kwneuro_assets.storage.retries import StorageError, TransientError, with_retries
 from kwneuro_assets.storage.sidecar import StoredFile
-from kwneuro_assets.storage.staging import DigestedWriter, Owns, Stage, Writer
+from kwneuro_assets.storage.stage import Owns, Stage, Writer, write_digested
 
-PART = 8 << 20  # bytes; with S3's most parts, 10 000, the largest file is 80 GB
-UPLOADS = 4  # parts on their way at once, of all that this process writes: 32 MB, which the HTTP client holds twice
+PART = 8 << 20  # bytes; S3 allows 10 000 parts, so the largest file is 80 GB
+UPLOADS = 4  # concurrent part uploads of this process: 32 MB, which the HTTP client holds twice
 _CORRUPTED = 3  # answers with a wrong checksum after which the server's ETags are no MD5
 
 _log = logging.getLogger(__name__)
-_room = threading.BoundedSemaphore(UPLOADS)
+_upload_slots = threading.BoundedSemaphore(UPLOADS)
 
 
 @contextmanager
 def remote_stage(folder: UPath, mark: str, owns: Owns) -> Iterator[Stage]:
-    """See `staging.staged`."""
+    """See `staging.staged`. Raises StorageError."""
     on_s3 = "s3" in folder.fs.protocol
     if not on_s3:
-        patiently(folder, lambda: folder.fs.makedirs(folder.path, exist_ok=True))
+        with_retries(folder, lambda: folder.fs.makedirs(folder.path, exist_ok=True))
     with leased(folder / f".{mark}.lock") as lease:
         if on_s3:
-            _remove_unfinished(folder, owns)
+            _abort_unfinished(folder, owns)
             with _s3_stage(folder, lease) as stage:
                 yield stage
         else:
@@ -50,7 +50,7 @@ def remote_stage(folder: UPath, mark: str, owns: Owns) -> Iterator[Stage]:
 
 
 class _SpooledStage:
-    """Files in a local temporary folder, put in place when they are committed: for all that is not S3."""
+    """Files in a local temporary folder, uploaded by `commit`: for remote file systems other than S3."""
 
     def __init__(self, folder: UPath, lease: Lease, scratch: Path) -> None:
         self._folder = folder
@@ -59,30 +59,25 @@ class _SpooledStage:
 
     def write(self, name: str, writer: Writer) -> StoredFile:
         with (self._scratch / name).open("wb") as file:
-            digested = DigestedWriter(file.write)
-            try:
-                writer(digested)  # type: ignore[arg-type]  # a write-only stream is all a writer needs
-            finally:
-                stored = digested.close()
-        return stored
+            return write_digested(writer, file.write)
 
     def commit(self, name: str) -> None:
         self._lease.require()
         path = self._folder / name
-        patiently(path, lambda: path.fs.put_file(str(self._scratch / name), path.path))
+        with_retries(path, lambda: path.fs.put_file(str(self._scratch / name), path.path))
         (self._scratch / name).unlink()
 
     def remove(self, name: str) -> None:
         self._lease.require()
         path = self._folder / name
-        patiently(path, lambda: remove(path))
+        with_retries(path, lambda: remove(path))
 
-    def require_alone(self) -> None:
+    def require_lock(self) -> None:
         self._lease.require()
 
 
 class _S3Stage:
-    """Uploads that are complete but for the request that makes them visible."""
+    """Multipart uploads that lack only the request that makes them visible."""
 
     def __init__(self, folder: UPath, lease: Lease, pool: ThreadPoolExecutor) -> None:
         self._folder = folder
@@ -92,11 +87,7 @@ class _S3Stage:
 
     def write(self, name: str, writer: Writer) -> StoredFile:
         upload = self._uploads[name] = _Upload(self._folder / name, self._pool)
-        digested = DigestedWriter(upload.write)
-        try:
-            writer(digested)  # type: ignore[arg-type]  # a write-only stream is all a writer needs
-        finally:
-            stored = digested.close()
+        stored = write_digested(writer, upload.write)
         upload.finish()
         return stored
 
@@ -108,9 +99,9 @@ class _S3Stage:
     def remove(self, name: str) -> None:
         self._lease.require()
         path = self._folder / name
-        patiently(path, lambda: remove(path))
+        with_retries(path, lambda: remove(path))
 
-    def require_alone(self) -> None:
+    def require_lock(self) -> None:
         self._lease.require()
 
     def discard(self) -> None:
@@ -129,7 +120,7 @@ def _s3_stage(folder: UPath, lease: Lease) -> Iterator[Stage]:
 
 
 class _Upload:
-    """One object on its way, in parts that are sent while it is written."""
+    """One multipart upload; parts are sent while the object is written."""
 
     def __init__(self, path: UPath, pool: ThreadPoolExecutor) -> None:
         self._path = path
@@ -146,7 +137,7 @@ class _Upload:
             self._send()
 
     def finish(self) -> None:
-        """Wait until all that was written has arrived."""
+        """Wait until all parts have arrived."""
         if self._content or not self._parts:  # an empty file is one empty part
             self._send()
         for part in self._parts:
@@ -168,24 +159,24 @@ class _Upload:
         if self._upload_id is None:
             self._upload_id = self._s3.start()
         upload_id, number = self._upload_id, len(self._parts) + 1
-        _room.acquire()
+        _upload_slots.acquire()
 
         def send() -> bytes:
             try:
                 return self._s3.send(upload_id, number, content)
             except Exception as error:
-                self._failed = error  # told at the next part, not at the end
+                self._failed = error  # raised at the next part rather than at the end
                 raise
             finally:
-                _room.release()
+                _upload_slots.release()
 
         self._parts.append(self._pool.submit(send))
 
 
 class _S3Object:
-    """The requests that make one object, each tried again while its failure may pass."""
+    """The requests of one multipart upload; each is retried on transient errors."""
 
-    _etags_are_md5 = True  # of the servers met so far; AWS with its own keys for encryption has others
+    _etags_are_md5 = True  # of the servers met so far; AWS with its own encryption keys has other ETags
 
     def __init__(self, path: UPath) -> None:
         self._path = path
@@ -196,63 +187,63 @@ class _S3Object:
         return str(self._call("create_multipart_upload")["UploadId"])
 
     def send(self, upload_id: str, number: int, content: bytearray) -> bytes:
-        """Upload one part, which has arrived as it was sent where the ETag is its MD5; returns the ETag."""
+        """The ETag of one uploaded part. Where ETags are MD5 sums, it also proves that the part arrived intact."""
         digest = hashlib.md5(content, usedforsecurity=False)
-        differing = 0
+        mismatches = 0
 
         def once() -> bytes:
-            nonlocal differing
+            nonlocal mismatches
             answer = self._path.fs.call_s3(
                 "upload_part", **self._object, UploadId=upload_id, PartNumber=number, Body=content,
                 ContentMD5=base64.b64encode(digest.digest()).decode(),
             )  # fmt: skip
             etag = str(answer["ETag"]).strip('"')
             if _S3Object._etags_are_md5 and etag != digest.hexdigest():
-                differing += 1
-                if differing < _CORRUPTED:
-                    raise Passing("other bytes arrived than were sent")
+                mismatches += 1
+                if mismatches < _CORRUPTED:
+                    raise TransientError("the bytes that arrived differ from those that were sent")
                 _S3Object._etags_are_md5 = False
             return etag.encode()
 
-        return patiently(self._path, once)
+        return with_retries(self._path, once)
 
     def complete(self, upload_id: str, etags: list[bytes]) -> None:
         parts = [{"PartNumber": number, "ETag": etag.decode()} for number, etag in enumerate(etags, 1)]
         try:
             self._call("complete_multipart_upload", UploadId=upload_id, MultipartUpload={"Parts": parts})
         except FileNotFoundError:
-            # Either an earlier try of ours had arrived though its answer was lost, or somebody else aborted it.
-            if not self._is_made_of(etags):
+            # Either an earlier attempt succeeded though its answer did not arrive, or another process aborted it.
+            if not self._has_parts(etags):
                 raise StorageError(f"{self._path}: its upload was aborted by another process: run again") from None
 
     def abort(self, upload_id: str) -> None:
         try:
             self._call("abort_multipart_upload", UploadId=upload_id)
         except FileNotFoundError:
-            pass  # it is gone: completed, or aborted by another process
+            pass  # it was completed, or aborted by another process
         except StorageError as error:  # it is invisible, and the next write removes it
             _log.warning("%s: an unfinished upload remains: %s", self._path, error)
 
-    def _is_made_of(self, etags: list[bytes]) -> bool:
-        """Whether the object that stands is the one of these parts, by S3's rule for its ETag."""
+    def _has_parts(self, etags: list[bytes]) -> bool:
+        """Whether the visible object consists of these parts, by S3's rule for the ETag of a multipart upload."""
         try:
-            whole = hashlib.md5(b"".join(bytes.fromhex(etag.decode()) for etag in etags), usedforsecurity=False)
+            combined = hashlib.md5(b"".join(bytes.fromhex(etag.decode()) for etag in etags), usedforsecurity=False)
             found = str(self._call("head_object")["ETag"]).strip('"')
         except (FileNotFoundError, ValueError):
             return False
-        return found == f"{whole.hexdigest()}-{len(etags)}"
+        return found == f"{combined.hexdigest()}-{len(etags)}"
 
     def _call(self, request: str, **parameters: object) -> Any:
-        return patiently(self._path, lambda: self._path.fs.call_s3(request, **self._object, **parameters))
+        return with_retries(self._path, lambda: self._path.fs.call_s3(request, **self._object, **parameters))
 
 
-def _remove_unfinished(folder: UPath, owns: Owns) -> None:
-    """Abort uploads that a process which ended left behind: they are invisible, but are paid for."""
+def _abort_unfinished(folder: UPath, owns: Owns) -> None:
+    """Abort the uploads of a process that ended: they are invisible, but are charged for."""
     bucket, key, _ = folder.fs.split_path(folder.path)
     prefix = f"{key.rstrip('/')}/"
-    ask: Callable[[], Any] = lambda: folder.fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix)  # noqa: E731
+    request: Callable[[], Any] = lambda: folder.fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix)  # noqa: E731
     try:
-        found = patiently(folder, ask)
+        found = with_retries(folder, request)
     except StorageError as error:
         _log.warning("%s: unfinished uploads cannot be listed: %s", folder, error)
         return

@@ -1,6 +1,6 @@
-"""The JSON sidecar of a derivative: what it is, how it was made, and the mark that it is complete.
+"""The JSON sidecar of a derivative: its description and provenance, and the mark that it is complete.
 
-It ends with a digest of all else that it says: a value may lie in it alone, as a response function does.
+It contains a digest of all its other fields: some values, such as a response function, are stored in the sidecar alone.
 """
 
 from __future__ import annotations
@@ -10,14 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kwneuro_assets.versioning.content import text_version
+from kwneuro_assets.imaging.content_hash import text_version
 
-DIGEST = "SidecarSha256"  # over the canonical JSON of the rest, so that a tool may lay the text out anew
+DIGEST = "SidecarSha256"  # over the canonical JSON of the other fields, so that a tool may reformat the text
+LABELS = "LabelMap"  # BIDS's name of what the volumes of a 4-D image show; part of the content
+
+
+def json_text(fields: Mapping[str, Any]) -> str:
+    """The text of a JSON file of the store. Raises ValueError for a number that is not finite."""
+    return json.dumps(fields, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """Size in bytes and sha256 of a file as it lies in the store."""
+    """Size in bytes and sha256 of a file in the store."""
 
     size: int
     sha256: str
@@ -25,7 +31,7 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Provenance:
-    """How a value came to be: all that is known before it is stored."""
+    """How a value was computed: all that is known before it is stored."""
 
     description: str
     code_version: str
@@ -33,14 +39,15 @@ class Provenance:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     input_data_versions: Mapping[str, str] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
-    bids: Mapping[str, Any] = field(default_factory=dict)
+    bids: Mapping[str, Any] = field(default_factory=dict)  # those of single maps under `bids_fields.MAPS`
     libraries: Mapping[str, str] = field(default_factory=dict)
-    weights: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of each file of a network
+    weights: Mapping[str, str] = field(default_factory=dict)  # sha256 of each file of a network
+    networks: Mapping[str, Any] = field(default_factory=dict)  # device, precision and a note on the weights
 
 
 @dataclass(frozen=True)
 class Sidecar:
-    """A derivative's sidecar; `content` holds what its value type needs beyond its files."""
+    """A derivative's sidecar; `content` holds what its value type needs in addition to its files."""
 
     value_type: str
     provenance: Provenance
@@ -52,32 +59,35 @@ class Sidecar:
         return self.provenance.data_version
 
     def to_json(self) -> str:
-        made = self.provenance
+        provenance = self.provenance
+        content = {key: value for key, value in self.content.items() if key != LABELS}
         tree = {
-            "Description": made.description,
-            **made.bids,
-            "Sources": list(made.sources),
+            "Description": provenance.description,
+            **provenance.bids,
+            **({LABELS: self.content[LABELS]} if LABELS in self.content else {}),
+            "Sources": list(provenance.sources),
             "ValueType": self.value_type,
-            **({"Content": dict(self.content)} if self.content else {}),
-            "Parameters": dict(made.parameters),
-            "CodeVersion": made.code_version,
-            "DataVersion": made.data_version,
-            "InputDataVersions": dict(made.input_data_versions),
-            "Libraries": dict(made.libraries),
-            **({"WeightsSha256": dict(made.weights)} if made.weights else {}),
+            **({"Content": content} if content else {}),
+            "Parameters": dict(provenance.parameters),
+            "CodeVersion": provenance.code_version,
+            "DataVersion": provenance.data_version,
+            "InputDataVersions": dict(provenance.input_data_versions),
+            "Libraries": dict(provenance.libraries),
+            **({"WeightsSha256": dict(provenance.weights)} if provenance.weights else {}),
+            **({"Networks": dict(provenance.networks)} if provenance.networks else {}),
             "Files": {name: {"Size": file.size, "Sha256": file.sha256} for name, file in self.files.items()},
         }
-        return json.dumps({**tree, DIGEST: text_version(tree)}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return json_text({**tree, DIGEST: text_version(tree)})
 
     @classmethod
     def from_json(cls, text: str) -> Sidecar:
-        """Raises ValueError or KeyError for a text that no version of this class wrote."""
+        """Raises ValueError or KeyError for a text that `to_json` did not write."""
         tree = json.loads(text)
         if tree.pop(DIGEST) != text_version(tree):
-            raise ValueError(f"its content is not the one of its {DIGEST}")
+            raise ValueError(f"its content does not match its {DIGEST}")
         own = {
-            "Description", "Sources", "ValueType", "Content", "Parameters", "CodeVersion", "DataVersion",
-            "InputDataVersions", "Libraries", "WeightsSha256", "Files",
+            "Description", LABELS, "Sources", "ValueType", "Content", "Parameters", "CodeVersion", "DataVersion",
+            "InputDataVersions", "Libraries", "WeightsSha256", "Networks", "Files",
         }  # fmt: skip
         provenance = Provenance(
             description=tree["Description"],
@@ -86,9 +96,11 @@ class Sidecar:
             parameters=tree["Parameters"],
             libraries=tree["Libraries"],
             weights=tree.get("WeightsSha256", {}),
+            networks=tree.get("Networks", {}),
             input_data_versions=tree["InputDataVersions"],
             sources=tuple(tree["Sources"]),
             bids={key: value for key, value in tree.items() if key not in own},
         )
         files = {name: StoredFile(entry["Size"], entry["Sha256"]) for name, entry in tree["Files"].items()}
-        return cls(tree["ValueType"], provenance, files, tree.get("Content", {}))
+        content = {**tree.get("Content", {}), **({LABELS: tree[LABELS]} if LABELS in tree else {})}
+        return cls(tree["ValueType"], provenance, files, content)

@@ -1,6 +1,6 @@
-"""Tables as BIDS .tsv text: tabs between cells, a header, `n/a` for gaps, a line feed after each line.
+"""Tables as BIDS .tsv text: tabs between cells, a header, `n/a` for missing values, a line feed after each line.
 
-A table has one text, and only that text is read back: what was edited by hand is told, never guessed at.
+A table has exactly one text, and only that text is parsed: manual edits are reported, never guessed at.
 """
 
 from __future__ import annotations
@@ -8,22 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from kwneuro_assets.imaging import InvalidData, Table
-from kwneuro_assets.imaging.table import GAP, Cell, Kind
+from kwneuro_assets.imaging.table import MISSING, Cell, Kind
 
 _READERS: dict[str, Callable[[str], Cell]] = {"integer": int, "number": float, "text": str}
 
 
 def format_table(table: Table) -> str:
-    """The text of `table`, numbers with as few digits as give them back exactly; to be encoded as UTF-8."""
+    """The text of `table`, to be encoded as UTF-8. Numbers have the fewest digits that reproduce them exactly."""
     rows = zip(*table.columns.values(), strict=True)
     lines = ["\t".join(table.columns), *("\t".join(map(_format_cell, row)) for row in rows)]
     return "".join(f"{line}\n" for line in lines)
 
 
 def parse_table(text: str, kinds: Mapping[str, Kind]) -> Table:
-    """The table that `format_table` wrote as `text`, with the kinds that it had.
+    """The table that `format_table` wrote as `text`; `kinds` are the kinds of its columns.
 
-    Raises InvalidData for any other text, telling the line.
+    Raises InvalidData, with the line, if `format_table` would write another text.
     """
     header, *lines = text.split("\n")
     names = header.split("\t")
@@ -43,20 +43,20 @@ def parse_table(text: str, kinds: Mapping[str, Kind]) -> Table:
 
 def _format_cell(cell: Cell) -> str:
     if cell is None:
-        return GAP
+        return MISSING
     return cell if isinstance(cell, str) else repr(cell)
 
 
 def _parse_column(name: str, kind: Kind, cells: list[str]) -> list[Cell]:
-    read = _READERS.get(kind, str)  # a kind that there is not is refused by the table
+    read = _READERS.get(kind, str)  # Table refuses an unknown kind
     try:
-        return [None if cell == GAP else read(cell) for cell in cells]
+        return [None if cell == MISSING else read(cell) for cell in cells]
     except ValueError as error:
         raise InvalidData(f"column {name!r}", expected=f"cells of the kind {kind!r}", found=str(error)) from None
 
 
 def _require_same(written: str, text: str) -> None:
-    """Python reads `1_0`, ` 1` and `1.50` as numbers too, but no table is written so."""
+    """Python reads `1_0`, ` 1` and `1.50` as numbers, too, but `format_table` never writes them."""
     for number, (expected, found) in enumerate(zip(written.split("\n"), text.split("\n"), strict=True), 1):
         if expected != found:
             raise InvalidData(f"line {number} of the table", expected=repr(expected), found=repr(found))

@@ -1,0 +1,1 @@
+"""Code versions, event log records and history, and the staleness of derivatives."""

@@ -1,59 +1,78 @@
-"""The code version of a derivative: its algorithm's number, its own parameters, and the libraries that decide."""
+"""The code version of a derivative: algorithm version, its own parameters, version-relevant libraries, and weights."""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from kwneuro_assets.imaging.content_hash import text_version
 from kwneuro_assets.settings import Section, SettingsError
-from kwneuro_assets.storage.files import file_sha256
-from kwneuro_assets.versioning.content import text_version
+
+WEIGHTS_PREFIX = "network weights "  # of messages about them
 
 Parameters = dict[str, str | float | int | bool | None]
 
 
 @dataclass(frozen=True)
 class Code:
-    """All but its inputs that decides what a derivative becomes: the number of its algorithm, its parameters, of the
-    settings' `section`, and the releases (2.4) of the libraries that were measured to change its numbers."""
+    """Everything except the inputs that determines the content of a derivative.
 
-    number: int
+    Attributes:
+        algorithm_version: Raised manually when the results of the algorithm change.
+        parameters: The values of the derivative's own settings.
+        libraries: The release (2.4) of each library that was measured to change its numbers.
+        sections: The section of the settings that has each parameter.
+        weights: The SHA-256 of each file of network weights, by `<network>/<file>`, or `<network>: not installed`.
+    """
+
+    algorithm_version: int
     parameters: Mapping[str, Any] = field(default_factory=dict)
     libraries: Mapping[str, str] = field(default_factory=dict)
-    section: str = ""
+    sections: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def version(self) -> str:
-        """`<number>-<8 hex>`: the algorithm's own number and a hash over parameters and libraries."""
-        return f"{self.number}-{text_version([dict(self.parameters), dict(self.libraries)])[:8]}"
+        """`<n>-<8 hex>`: the algorithm version and a hash over parameters, libraries and the digests of weights."""
+        weights = [dict(self.weights)] if self.weights else []  # no other derivative has them in its hash
+        return f"{self.algorithm_version}-{text_version([dict(self.parameters), dict(self.libraries), *weights])[:8]}"
 
     def changes_since(self, recorded: str | None, metadata: Mapping[str, Any]) -> tuple[str, ...]:
-        """What differs from the recorded code version, in sentences; `metadata` as the materialization has it."""
+        """One line for each difference from the recorded code version; `metadata` is that of the materialization."""
         if recorded == self.version:
             return ()
-        told = []
-        number = (recorded or "").partition("-")[0]
-        if number != str(self.number):
-            told.append(f"its algorithm changed: number {number or 'unknown'}, now {self.number}")
+        lines = []
+        before = (recorded or "").partition("-")[0]
+        if before != str(self.algorithm_version):
+            lines.append(f"algorithm version: was {before or 'unknown'}, now {self.algorithm_version}")
         if isinstance(metadata.get("parameters"), Mapping):
-            told += changes(metadata["parameters"], self.parameters, f"{self.section}.")
+            lines += changes(self._by_section(metadata["parameters"]), self._by_section(self.parameters))
         if isinstance(metadata.get("libraries"), Mapping):
-            before = {name: release(found) for name, found in metadata["libraries"].items() if name in self.libraries}
-            told += changes(before, self.libraries, "library ")
-        return tuple(told) or (f"its code version changed: {recorded}, now {self.version}",)
+            releases = {name: release(found) for name, found in metadata["libraries"].items() if name in self.libraries}
+            lines += changes(releases, self.libraries, "library ")
+        if isinstance(metadata.get("weights"), Mapping):
+            # Where only one of them has a network, another setting selects it, which is reported.
+            old, new = short_digests(metadata["weights"]), short_digests(self.weights)
+            old, new = ({name: one[name] for name in old.keys() & new.keys()} for one in (old, new))
+            lines += changes(old, new, WEIGHTS_PREFIX)
+        return tuple(lines) or (f"code version: was {recorded}, now {self.version}",)
+
+    def _by_section(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters by their names in the settings file; a former one counts as of the section of the first."""
+        first = next(iter(self.sections.values()), "")
+        return {f"{self.sections.get(name, first)}.{name}": value for name, value in values.items()}
 
 
-def parameters(settings: Section | None) -> Parameters:
-    """The parameters as plain scalars; a file counts by its name and content, not by where it lies.
+def parameters(settings: Section) -> Parameters:
+    """The settings of a section as scalars. A file is represented by its name and content, not by its folder.
 
-    Raises SettingsError where a file that a setting names cannot be read.
+    Raises SettingsError if a file that a setting names cannot be read.
     """
-    if settings is None:
-        return {}
     plain: Parameters = {}
     for key, value in settings.model_dump(mode="json").items():
         extra = type(settings).model_fields[key].json_schema_extra
@@ -62,31 +81,49 @@ def parameters(settings: Section | None) -> Parameters:
     return plain
 
 
+def short_digests(weights: Mapping[str, str]) -> dict[str, str]:
+    """Eight hex digits for each network: the first of its file's SHA-256, or a hash over those of its files.
+
+    >>> short_digests({"tractseg-masks/weights.npz": "1234abcd5678ef01", "hd-bet": "not installed"})
+    {'tractseg-masks': '1234abcd', 'hd-bet': 'not installed'}
+    """
+    files: dict[str, dict[str, str]] = {}
+    for label, digest in weights.items():
+        network, _, file = label.partition("/")
+        files.setdefault(network, {})[file] = digest
+    return {network: found[""] if "" in found else _short_digest(found) for network, found in files.items()}
+
+
+def _short_digest(files: Mapping[str, str]) -> str:
+    digests = [digest for _, digest in sorted(files.items())]
+    return (digests[0] if len(digests) == 1 else text_version(digests))[:8]
+
+
 def library_versions(names: tuple[str, ...]) -> dict[str, str]:
-    """The installed version of each distribution, `absent` where there is none; none of them is imported."""
+    """The installed version of each distribution, or `absent`. Imports none of them."""
     return {name: _installed(name) for name in names}
 
 
 def release(version: str) -> str:
-    """The release that a version belongs to: 2.4 of 2.4.6. Numerics change with these, bugs are mended within them."""
+    """The release of a version: 2.4 for 2.4.6. Numerics change between releases; patch versions only fix bugs."""
     return ".".join(version.split(".")[:2])
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What became of named values, in sentences."""
-    return [f"{prefix}{name}: was {old}, now {new}" for name, old, new in _different(before, now)]
+    """One line for each named value that changed: `dti.max_bvalue: was 1500, now 900`."""
+    return [f"{prefix}{name}: was {old}, now {new}" for name, old, new in _differing(before, now)]
 
 
-def pairs(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """In which of their named values two things differ, in sentences."""
-    return [f"{prefix}{name}: {one} and {other}" for name, one, other in _different(first, second)]
+def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """One line for each named value in which the two differ: `max_bvalue: 900 and 1500`."""
+    return [f"{prefix}{name}: {one} and {other}" for name, one, other in _differing(first, second)]
 
 
-def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    for name in sorted({*before, *now}):
-        if name not in before or name not in now or before[name] != now[name]:
-            old, new = (_shown(of[name]) if name in of else "absent" for of in (before, now))
-            yield name, old, new
+def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for name in sorted({*first, *second}):
+        if name not in first or name not in second or first[name] != second[name]:
+            one, other = (_shown(values[name]) if name in values else "absent" for values in (first, second))
+            yield name, one, other
 
 
 def _shown(value: object) -> str:
@@ -104,6 +141,6 @@ def _installed(name: str) -> str:
 def _file_content(key: str, path: str) -> str:
     file = Path(path).expanduser()
     try:
-        return f"{file.name} sha256:{file_sha256(file)}"
+        return f"{file.name} sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
     except OSError as error:
         raise SettingsError(f"{key}: the file {file} cannot be read: {error.strerror}") from None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 
-from kwneuro_assets.demo.phantom import centred_affine, write_phantom
+from kwneuro_assets.demo.phantom import centered_affine, write_phantom
 from kwneuro_assets.imaging import Dwi, GradientTable, Volume
 from kwneuro_assets.imaging.gradients import parse_bvals, parse_bvecs
 
@@ -18,8 +19,8 @@ COARSE_VOXEL = 6.2  # mm
 
 @pytest.fixture(scope="session")
 def coarse_phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The dataset of the synthetic head in voxels of 6.2 mm, left-handed."""
-    affine = centred_affine(COARSE, voxel=COARSE_VOXEL)
+    """The dataset of the synthetic head in left-handed voxels of 6.2 mm."""
+    affine = centered_affine(COARSE, voxel=COARSE_VOXEL)
     return write_phantom(tmp_path_factory.mktemp("coarse"), affine=affine, shape=COARSE)
 
 
@@ -35,5 +36,8 @@ def read_truth(folder: Path, name: str, subject: str = "sub-01") -> Volume:
 
 
 def read_volume(file: Path) -> Volume:
+    """The image, with the names of its volumes if it shows tracts."""
     image = nibabel.Nifti1Image.from_filename(file)
-    return Volume(np.asarray(image.dataobj), image.affine)
+    names = Path(str(file).replace(".nii.gz", ".json"))
+    listed = json.loads(names.read_text()) if file.name.startswith("tract_") else ()
+    return Volume(np.asarray(image.dataobj), image.affine, tuple(listed))

@@ -1,3 +1,5 @@
+"""The Sherbrooke 3-shell dataset as BIDS."""
+
 from __future__ import annotations
 
 import json
@@ -6,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kwneuro_assets.demo.sherbrooke import lay_out
+from kwneuro_assets.demo.sherbrooke import write_as_bids
 
 NAMES = {"HARDI193.nii.gz": b"image", "HARDI193.bval": b"0 1000\n", "HARDI193.bvec": b"0 1\n0 0\n0 0\n"}
 WRITE = "import sys, pathlib; from kwneuro_assets.demo.sherbrooke import *; write_sherbrooke(pathlib.Path(sys.argv[1]))"
@@ -21,7 +23,7 @@ def fetched(folder: Path) -> Path:
 
 def test_the_three_files_become_a_bids_subject(tmp_path: Path) -> None:
     source = fetched(tmp_path / "dipy")
-    dataset = lay_out(source, tmp_path / "bids")
+    dataset = write_as_bids(source, tmp_path / "bids")
     for name, content in NAMES.items():
         suffix = name.split(".", 1)[1]
         assert (dataset / f"sub-01/dwi/sub-01_dwi.{suffix}").read_bytes() == content
@@ -29,19 +31,19 @@ def test_the_three_files_become_a_bids_subject(tmp_path: Path) -> None:
     assert (dataset / "README").is_file()
 
 
-def test_laying_out_again_replaces_what_is_there_and_leaves_the_fetched_files(tmp_path: Path) -> None:
+def test_writing_again_replaces_the_files_and_not_the_download(tmp_path: Path) -> None:
     source = fetched(tmp_path / "dipy")
-    lay_out(source, tmp_path / "bids")
+    write_as_bids(source, tmp_path / "bids")
     target = tmp_path / "bids/sub-01/dwi/sub-01_dwi.bval"
     target.unlink()
     target.write_bytes(b"something else")
-    lay_out(source, tmp_path / "bids")
+    write_as_bids(source, tmp_path / "bids")
     assert target.read_bytes() == NAMES["HARDI193.bval"]
     assert (source / "HARDI193.bval").read_bytes() == NAMES["HARDI193.bval"]
 
 
-def test_without_internet_the_error_says_what_to_do_and_nothing_is_written(tmp_path: Path) -> None:
-    # A proxy that refuses every connection: no internet, also where there is one.
+def test_without_internet_the_error_names_the_remedy_and_nothing_is_written(tmp_path: Path) -> None:
+    # A proxy that refuses every connection simulates a machine without internet.
     refused = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     environment = {**os.environ, **refused, "DIPY_HOME": str(tmp_path / "dipy"), "no_proxy": "", "NO_PROXY": ""}
     run = subprocess.run(

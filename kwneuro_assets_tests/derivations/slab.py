@@ -1,4 +1,4 @@
-"""A slab of the realistic phantom, with its truth, as values."""
+"""A slab of the realistic phantom, with its ground truth, as values."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Slab:
     noise_free: NDArray[np.float32]
     ndi: NDArray[np.float32]
     fwf: NDArray[np.float32]
-    white: NDArray[np.float32]
+    wm_fraction: NDArray[np.float32]
 
 
 @functools.cache
 def read_slab(phantom_tool: Path, slices: int = 4) -> Slab:
-    """The slab of that many slices, written once in a test session."""
+    """The slab of `slices` slices, generated once per test session."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
             [sys.executable, str(phantom_tool), folder, "--slices", str(slices)], check=True, capture_output=True

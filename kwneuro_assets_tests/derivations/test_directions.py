@@ -1,3 +1,5 @@
+"""Direction sets are even and reproducible."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -11,20 +13,20 @@ def _smallest_angle(axes: np.ndarray) -> float:
     return float(np.degrees(np.arccos(cosines.max())))
 
 
-def test_electrostatic_axes_are_more_even_than_the_lattice_they_start_from() -> None:
-    # 300 axes of a hexagonal lattice would lie 8.9 degrees apart; 7.5 leaves room for another local optimum.
+def test_electrostatic_axes_are_more_even_than_the_fibonacci_lattice() -> None:
+    # 300 axes of a hexagonal lattice would be 8.9 degrees apart; 7.5 allows for another local optimum.
     assert _smallest_angle(electrostatic_directions(300)) > 7.5 > _smallest_angle(fibonacci_directions(300))
 
 
-def test_no_direction_is_far_from_a_fibonacci_direction() -> None:
-    # What the search for peaks relies on: with 1000 of them, less than 4 degrees (they lie 4.5 apart).
+def test_every_direction_is_near_a_fibonacci_direction() -> None:
+    # The peak search needs this: with 1000 directions, 4.5 degrees apart, less than 4 degrees.
     anywhere = np.random.default_rng(0).normal(size=(5000, 3))
     anywhere /= np.linalg.norm(anywhere, axis=1, keepdims=True)
     far = np.abs(anywhere @ fibonacci_directions(1000).T).max(axis=1)
     assert np.degrees(np.arccos(far.min())) < 4
 
 
-def test_directions_are_unit_vectors_and_the_same_every_time() -> None:
+def test_directions_are_unit_vectors_and_reproducible() -> None:
     axes = electrostatic_directions(300)
     electrostatic_directions.cache_clear()
     assert np.array_equal(axes, electrostatic_directions(300))

@@ -1,3 +1,5 @@
+"""Spherical harmonics: against DIPY and numerical integration."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -35,7 +37,7 @@ def test_zonal_harmonics_are_the_columns_with_m_0() -> None:
 
 
 def test_a_convolution_is_the_integral_over_the_sphere() -> None:
-    # Gauss-Legendre nodes in z and even steps of azimuth integrate products of order 8 exactly.
+    # Gauss-Legendre nodes in z and equal steps of azimuth integrate products of order 8 exactly.
     nodes, weights = np.polynomial.legendre.leggauss(20)
     z, azimuth = (axis.ravel() for axis in np.meshgrid(nodes, np.arange(40) * np.pi / 20, indexing="ij"))
     radius = np.sqrt(1 - z**2)

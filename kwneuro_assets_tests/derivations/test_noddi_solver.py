@@ -1,3 +1,5 @@
+"""The non-negative least-squares solver of NODDI, against SciPy."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -17,13 +19,13 @@ def solved(gram: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.
 
 
 def dictionary(rng: np.random.Generator, volumes: int = 60, atoms: int = 40) -> NDArray[np.float64]:
-    """Decays over b-values, each much like the next."""
+    """Exponential decays over b-values, nearly collinear."""
     return np.exp(-np.outer(np.sort(rng.uniform(0, 3, volumes)), np.sort(rng.uniform(0.05, 3, atoms))))
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_solution_is_that_of_least_squares_on_the_dictionary_itself(seed: int) -> None:
-    # Random dictionaries are well conditioned: the Gram form squares a condition of 10, not one of 1e6.
+def test_the_solution_is_that_of_least_squares_on_the_dictionary(seed: int) -> None:
+    # Random dictionaries have a condition of 10, which the Gram form squares; real ones have 1e6.
     rng = np.random.default_rng(seed)
     matrix = rng.normal(size=(60, 40))
     signal = matrix @ np.maximum(rng.normal(size=40), 0) + rng.normal(size=60)
@@ -32,8 +34,8 @@ def test_the_solution_is_that_of_least_squares_on_the_dictionary_itself(seed: in
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("ridge", [0, 1e-3])
-def test_no_coefficient_can_be_changed_for_the_better_where_atoms_are_nearly_the_same(seed: int, ridge: float) -> None:
-    # The conditions of Karush, Kuhn and Tucker, which make it a minimum: coefficients themselves are ill-determined.
+def test_the_solution_is_optimal_for_nearly_equal_atoms(seed: int, ridge: float) -> None:
+    # The Karush-Kuhn-Tucker conditions of a minimum, because the coefficients themselves are ill-conditioned.
     rng = np.random.default_rng(seed)
     matrix = dictionary(rng)
     signal = np.abs(matrix @ rng.exponential(size=40) * (rng.random(40) < 0.1).sum() + rng.normal(0, 0.02, 60))
@@ -44,12 +46,12 @@ def test_no_coefficient_can_be_changed_for_the_better_where_atoms_are_nearly_the
     assert (x >= 0).all()
     assert (gradient <= tolerance).all()
     assert np.abs(gradient[x > 0]).max() <= tolerance
-    if not ridge:  # 1e-3 of it: a Gram matrix has the square of the dictionary's condition, here 1e16 and more
+    if not ridge:  # 1e-3, because the condition of the Gram matrix is 1e16 and more
         best = np.sum((matrix @ nnls(matrix, signal)[0] - signal) ** 2)
         assert np.sum((matrix @ x - signal) ** 2) == pytest.approx(best, rel=1e-3)
 
 
-def test_the_same_atom_twice_counts_once() -> None:
+def test_a_repeated_atom_counts_once() -> None:
     matrix = np.repeat(np.random.default_rng(0).random((30, 5)), 2, axis=1)
     signal = matrix[:, ::2] @ np.array([1.0, 0, 2, 0, 0.5])
     x = solved(matrix.T @ matrix, matrix.T @ signal)
@@ -58,10 +60,10 @@ def test_the_same_atom_twice_counts_once() -> None:
 
 
 @pytest.mark.parametrize("right", [np.zeros(4), -np.ones(4)])
-def test_nothing_joins_that_would_not_help(right: NDArray[np.float64]) -> None:
+def test_atoms_that_do_not_improve_the_fit_are_not_used(right: NDArray[np.float64]) -> None:
     assert not solved(np.eye(4), right).any()
 
 
-def test_atoms_without_a_signal_stay_out() -> None:
+def test_atoms_without_signal_are_not_used() -> None:
     gram = np.diag([1.0, 0, 2])
     np.testing.assert_allclose(solved(gram, np.array([3.0, 5, 4])), [3, 0, 2], rtol=1e-15)

@@ -1,4 +1,4 @@
-"""Signals and responses of three ideal tissues, known by formula."""
+"""Signals and response functions of three ideal tissues, from formulas."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from kwneuro_assets.imaging import Dwi, GradientTable, TissueResponses, Volume
 Floats = NDArray[np.float64]
 
 BVALUES = (0.0, 1000.0, 3000.0)
-ALONG, ACROSS, GREY, WATER = 1.7e-3, 0.3e-3, 0.8e-3, 3.0e-3  # mm^2/s
-S0_WHITE, S0_GREY, S0_WATER = 700.0, 1000.0, 2000.0
+ALONG, ACROSS, GRAY, WATER = 1.7e-3, 0.3e-3, 0.8e-3, 3.0e-3  # mm^2/s
+S0_WHITE, S0_GRAY, S0_WATER = 700.0, 1000.0, 2000.0
 AFFINE = np.diag([2.0, 2, 2, 1])
 
 
@@ -23,13 +23,13 @@ def three_shells(directions: int = 48) -> GradientTable:
     return GradientTable(bvals, np.concatenate([np.zeros((3, 3)), axes, axes]), "world")
 
 
-def white_signal(table: GradientTable, fibre: Floats) -> Floats:
-    """(..., n) of fibres along unit vectors (..., 3) of the world frame."""
-    return S0_WHITE * np.exp(-table.bvals * (ACROSS + (ALONG - ACROSS) * (fibre @ table.bvecs.T) ** 2))
+def white_signal(table: GradientTable, fiber: Floats) -> Floats:
+    """The signals (..., n) of fibers along unit vectors (..., 3) in the world frame."""
+    return S0_WHITE * np.exp(-table.bvals * (ACROSS + (ALONG - ACROSS) * (fiber @ table.bvecs.T) ** 2))
 
 
-def grey_signal(table: GradientTable) -> Floats:
-    return S0_GREY * np.exp(-table.bvals * GREY)
+def gray_signal(table: GradientTable) -> Floats:
+    return S0_GRAY * np.exp(-table.bvals * GRAY)
 
 
 def water_signal(table: GradientTable) -> Floats:
@@ -37,13 +37,13 @@ def water_signal(table: GradientTable) -> Floats:
 
 
 def noisy(signals: Floats, sigma: float, seed: int = 0) -> Floats:
-    """Rician."""
+    """The signals with Rician noise."""
     noise = np.random.default_rng(seed).normal(0, sigma, (2, *signals.shape))
     return np.asarray(np.hypot(signals + noise[0], noise[1]))
 
 
 def true_responses(order: int = 10) -> TissueResponses:
-    """By quadrature: 2 pi times the integral of signal and zonal harmonic over the cosine."""
+    """By quadrature: 2 pi times the integral of the signal times the zonal harmonic over the cosine."""
     cosine, weight = np.polynomial.legendre.leggauss(60)
     bvalues = np.array(BVALUES)
     white = np.zeros((bvalues.size, order // 2 + 1))
@@ -54,8 +54,8 @@ def true_responses(order: int = 10) -> TissueResponses:
             white[row, degree // 2] = 2 * np.pi * (weight * signal) @ zonal
     white[0, 1:] = 0
     constant = np.sqrt(4 * np.pi)
-    grey, water = S0_GREY * np.exp(-bvalues * GREY), S0_WATER * np.exp(-bvalues * WATER)
-    return TissueResponses(bvalues, white, constant * grey, constant * water)
+    gray, water = S0_GRAY * np.exp(-bvalues * GRAY), S0_WATER * np.exp(-bvalues * WATER)
+    return TissueResponses(bvalues, white, constant * gray, constant * water)
 
 
 def random_axes(count: int, seed: int = 0) -> Floats:
@@ -64,6 +64,6 @@ def random_axes(count: int, seed: int = 0) -> Floats:
 
 
 def as_row(signals: Floats, table: GradientTable, affine: Floats = AFFINE) -> tuple[Dwi, Volume]:
-    """Voxels (n, volumes) in a row, all in the mask."""
+    """A row of voxels with signals (n, volumes), all in the mask."""
     array = signals[:, None, None].astype(np.float32)
     return Dwi(Volume(array, affine), table), Volume(np.ones(array.shape[:3], np.uint8), affine)

@@ -1,4 +1,4 @@
-"""A series that is put aside comes back to the bit, and leaves nothing behind."""
+"""A DWI series in a scratch file reads back bit for bit, and leaves no file behind."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def noise(volumes: int = 5) -> NDArray[np.float32]:
     return np.asfortranarray(np.random.default_rng(1).normal(size=(*GRID, volumes)).astype(np.float32))
 
 
-def put_aside(array: NDArray[np.float32], *cuts: int) -> StreamedVolume:
+def written(array: NDArray[np.float32], *cuts: int) -> StreamedVolume:
     scratch = ScratchSeries()
     for slab in np.split(array, cuts, axis=2):
         scratch.add(slab)
@@ -38,22 +38,22 @@ def put_aside(array: NDArray[np.float32], *cuts: int) -> StreamedVolume:
 
 @pytest.mark.parametrize("cuts", [(), (3,), (1, 2, 6)])
 @pytest.mark.parametrize("threads", ["1", "3"])
-def test_slabs_that_are_put_aside_come_back_as_volumes(
+def test_slabs_read_back_as_volumes(
     folder: Path, cuts: tuple[int, ...], threads: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KWNEURO_THREADS", threads)
     array = noise()
-    volume = put_aside(array, *cuts)
+    volume = written(array, *cuts)
     assert volume.shape == array.shape
     np.testing.assert_array_equal(volume.array, array)
     np.testing.assert_array_equal(next(volume.volumes([3])), array[..., 3])
-    # Two readers at once do not disturb each other.
+    # Two concurrent readers are independent.
     for one, two, index in zip(volume.volumes(), volume.volumes(), range(5), strict=True):
         np.testing.assert_array_equal(one, array[..., index])
         np.testing.assert_array_equal(two, array[..., index])
 
 
-def test_volumes_that_are_put_aside_one_by_one_come_back(folder: Path) -> None:
+def test_volumes_written_one_by_one_read_back(folder: Path) -> None:
     scratch = ScratchSeries()
     for index in range(5):
         scratch.append(noise()[..., index])
@@ -65,8 +65,8 @@ def descriptors() -> set[str]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc")
-def test_the_file_has_no_name_and_goes_with_the_volume(folder: Path) -> None:
-    volume = put_aside(noise())
+def test_the_file_is_unnamed_and_deleted_with_the_volume(folder: Path) -> None:
+    volume = written(noise())
     assert list(folder.iterdir()) == []
     assert any(str(folder) in one for one in descriptors())
     reader = volume.volumes()
@@ -77,9 +77,12 @@ def test_the_file_has_no_name_and_goes_with_the_volume(folder: Path) -> None:
 
 
 @contextmanager
-def no_room() -> Iterator[None]:
-    """A limit that the system sets to the size of a file: what a full disk is, without filling one. It holds for all
-    that the process writes, the test's own report too, so it stands for one statement only."""
+def full_disk() -> Iterator[None]:
+    """Limits the size of files, which has the effect of a full disk.
+
+    The limit holds for everything that the process writes, including the report of the test: use it around one
+    statement only.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
@@ -88,7 +91,7 @@ def no_room() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_folder_is_named_with_what_to_do(folder: Path) -> None:
-    message = rf"{folder}: .*set the environment variable TMPDIR to a folder with room"
-    with pytest.raises(ScratchError, match=message), no_room():
-        put_aside(noise(50))
+def test_the_error_of_a_full_disk_names_the_folder_and_the_remedy(folder: Path) -> None:
+    message = rf"{folder}: .*set the environment variable TMPDIR to a folder with space"
+    with pytest.raises(ScratchError, match=message), full_disk():
+        written(noise(50))

@@ -1,4 +1,4 @@
-"""The table and the report: what they keep, and what they refuse at the door."""
+"""Tables and reports: the values that they hold, and the values that raise an error."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ COHORT = Table({"subject": ["sub-01", "sub-02"], "voxels": [812, None], "mean_fa
 
 
 def column(kind: Any, *cells: Any) -> tuple[Cell, ...]:
-    """What a column of a table keeps of these cells."""
+    """The cells of a column as the table holds them."""
     return tuple(Table({"a": cells}, {"a": kind}).columns["a"])
 
 
-def test_rows_and_columns_hold_what_was_given_in_the_order_given() -> None:
+def test_rows_and_columns_are_in_the_given_order() -> None:
     assert list(COHORT.columns) == list(COHORT.kinds) == ["subject", "voxels", "mean_fa"]
     assert COHORT.columns["voxels"] == (812, None)
     assert list(COHORT.rows()) == [
@@ -29,7 +29,7 @@ def test_rows_and_columns_hold_what_was_given_in_the_order_given() -> None:
     assert COHORT.row_count == 2
 
 
-def test_rows_make_the_table_that_gave_them_and_what_they_lack_is_a_gap() -> None:
+def test_a_table_from_rows_has_missing_values_where_rows_lack_cells() -> None:
     assert Table.from_rows(COHORT.rows(), KINDS) == COHORT
     rows: list[dict[str, Cell]] = [{"mean_fa": 1.0, "subject": "sub-02"}]
     assert list(Table.from_rows(rows, KINDS).rows()) == [{"subject": "sub-02", "voxels": None, "mean_fa": 1.0}]
@@ -37,14 +37,14 @@ def test_rows_make_the_table_that_gave_them_and_what_they_lack_is_a_gap() -> Non
         Table.from_rows([{"mean_md": 1.0}], KINDS)
 
 
-def test_a_table_may_be_without_rows_but_not_without_columns() -> None:
+def test_a_table_may_have_no_rows_but_needs_a_column() -> None:
     empty = Table.from_rows([], KINDS)
     assert (empty.row_count, list(empty.rows()), list(empty.columns)) == (0, [], list(KINDS))
     with pytest.raises(InvalidData, match="at least one column"):
         Table({}, {})
 
 
-def test_tables_are_equal_where_names_order_kinds_and_cells_are() -> None:
+def test_tables_are_equal_if_names_order_kinds_and_cells_are() -> None:
     columns: dict[str, list[Cell]] = {"a": [1, 2], "b": [3, None]}
     same, again = (Table(columns, {first: "integer", last: "integer"}) for first, last in ("ab", "ba"))
     assert same == again
@@ -60,7 +60,7 @@ def test_tables_are_equal_where_names_order_kinds_and_cells_are() -> None:
     assert same != columns
 
 
-def test_nothing_done_to_what_a_table_was_made_of_changes_it() -> None:
+def test_a_table_is_immutable_and_copies_its_columns() -> None:
     cells: list[Cell] = [1.0, 2.0]
     columns, kinds = {"a": cells}, dict[str, Kind](a="number")
     table = Table(columns, kinds)
@@ -73,7 +73,7 @@ def test_nothing_done_to_what_a_table_was_made_of_changes_it() -> None:
         table.kinds["a"] = "text"  # type: ignore[index]
 
 
-def test_numbers_of_numpy_become_python_numbers_of_the_same_value() -> None:
+def test_numpy_numbers_become_python_numbers_of_the_same_value() -> None:
     counts = column("integer", np.uint8(3), np.int64(-(2**63)), 2**63 - 1)
     assert counts == (3, -(2**63), 2**63 - 1)
     assert {type(cell) for cell in counts} == {int}
@@ -104,14 +104,12 @@ def test_numbers_of_numpy_become_python_numbers_of_the_same_value() -> None:
         ("text", "a\tb"),
         ("text", "a\n"),
         ("text", "a\rb"),
-        ("text", "a\u2028b"),  # where str.splitlines, and so many a reader, ends a line
+        ("text", "a\u2028b"),  # a line break for str.splitlines and for many readers
         ("text", '"a" and "b"'),
         ("text", "\ud800"),
     ],
 )
-def test_a_cell_of_another_kind_or_without_a_place_in_a_tsv_file_is_refused_with_its_column_and_row(
-    kind: str, cell: object
-) -> None:
+def test_an_invalid_cell_raises_an_error_with_its_column_and_row(kind: str, cell: object) -> None:
     with pytest.raises(InvalidData) as raised:
         column(kind, None, cell)
     assert raised.value.problem == "column 'a', row 2"
@@ -119,38 +117,38 @@ def test_a_cell_of_another_kind_or_without_a_place_in_a_tsv_file_is_refused_with
 
 
 @pytest.mark.parametrize("text", ["N/A", "nan", "NA", "1.50", "-", " ", 'the "left" one', "é 脑", "a,b;c", "None"])
-def test_text_that_looks_like_a_number_or_a_gap_of_others_is_text(text: str) -> None:
+def test_text_like_a_number_or_a_missing_value_elsewhere_is_text(text: str) -> None:
     assert column("text", text) == (text,)
 
 
 @pytest.mark.parametrize("name", ["", "n/a", "mean\tfa", "mean\nfa", '"fa"', 3])
-def test_a_column_name_without_a_place_in_a_tsv_header_is_refused(name: Any) -> None:
+def test_a_column_name_that_a_tsv_header_cannot_hold_raises_an_error(name: Any) -> None:
     with pytest.raises(InvalidData, match="name of a column"):
         Table({name: [1]}, {name: "integer"})
 
 
 @pytest.mark.parametrize(
-    ("columns", "kinds", "said"),
+    ("columns", "kinds", "message"),
     [
         ({"a": [1, 2], "b": [1]}, {"a": "integer", "b": "integer"}, "one length, found {'a': 2, 'b': 1}"),
         ({"a": [1]}, {}, "kinds of the columns"),
         ({"a": [1]}, {"a": "integer", "b": "text"}, "kinds of the columns"),
-        ({"a": [1]}, {"a": "whole"}, "kind of column 'a'"),
+        ({"a": [1]}, {"a": "decimal"}, "kind of column 'a'"),
         ({"a": "CA"}, {"a": "text"}, "a sequence of cells"),
     ],
 )
-def test_columns_and_kinds_that_do_not_fit_are_refused(columns: Any, kinds: Any, said: str) -> None:
-    with pytest.raises(InvalidData, match=said):
+def test_columns_and_kinds_that_do_not_match_raise_an_error(columns: Any, kinds: Any, message: str) -> None:
+    with pytest.raises(InvalidData, match=message):
         Table(columns, kinds)
 
 
-def test_a_report_is_kept_to_the_letter() -> None:
+def test_a_report_holds_its_text_unchanged() -> None:
     html = "<!doctype html>\r\n<title>é 脑</title>\n"
     assert Report(html).html == html
     assert Report(html) == Report(html) != Report(html + "\n")
 
 
 @pytest.mark.parametrize("html", ["", " \n", b"<html>", None, "<p>\ud800</p>"])
-def test_a_report_of_nothing_or_of_something_else_is_refused(html: Any) -> None:
+def test_a_blank_or_non_text_report_raises_an_error(html: Any) -> None:
     with pytest.raises(InvalidData, match="report"):
         Report(html)

@@ -1,19 +1,21 @@
-"""What an index of a BIDS dataset has to answer: slow, obvious, and written from the rules alone.
+"""Reference implementation of the index of a BIDS dataset: slow, obvious, and written from the rules alone.
 
-A dataset is no more here than the paths of its files. Nothing is imported from the package; every question goes
-through all paths again.
+A dataset is a collection of file paths. Nothing is imported from the package; every question goes through all paths
+again.
 
-1. Subjects are folders `sub-<label>` at the root, sessions folders `ses-<label>` below; their images lie in `dwi/`
-   below either. A subject, or a subject's session, counts where a file `*_dwi.nii.gz` or `*_dwi.nii` is there. Labels
-   are 1 to 64 ASCII letters and digits. Other names are refused, as are those that differ only in case, and two folders
-   that spell one key.
-2. Images of `desc-preproc` take the place of those without `desc`; others never count. Then the settings choose.
-3. The name of each image that counts begins with its key, its run is a whole number, and images differ in their run
-   alone, but where `select` chooses by a pattern. The same name as .nii and .nii.gz is refused.
-4. Runs are in the order of their numbers; no run counts as 0.
-5. b-values and b-vectors are the nearest that fit an image, from its folder up to the root: all of their entities are
-   the image's, too. Of several in one folder, the one with most entities applies; two that fit alike are refused.
-6. Hidden files, and those that `.bidsignore` names, or that lie in a folder that it names, are not there.
+1. Subjects are folders `sub-<label>` at the root, sessions are folders `ses-<label>` below them; their images are in a
+   folder `dwi/` of either. A subject or session is found if it has a file `*_dwi.nii.gz` or `*_dwi.nii`. Labels have 1
+   to 64 ASCII letters, digits and +. Refused are other names, names that differ only in case, and two folders with the
+   same key.
+2. Images of `desc-preproc` replace those without `desc`; images with another `desc` are left out. Then the settings
+   choose.
+3. The name of each chosen image begins with its key, its run is an integer, and images differ only in their run, unless
+   `select` chooses by a pattern. The same name as .nii and .nii.gz is refused.
+4. Runs are in the order of their numbers; a missing run is 0.
+5. bval and bvec are the nearest files that match an image, from its folder up to the root: all of their entities are
+   those of the image. Of several in one folder, the one with the most entities applies; two with equally many are
+   refused.
+6. Hidden files and files that `.bidsignore` names, or whose folder it names, do not exist.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ EXTENSIONS = (".nii.gz", ".nii", ".bval", ".bvec")  # the longer one of two that
 
 @dataclass(frozen=True)
 class Choice:
-    """What the settings choose of a dataset's images; None is no restriction."""
+    """The choice of images by the settings; None is no restriction."""
 
     acq: str | None = None
     dir: str | None = None
@@ -40,7 +42,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Joined:
-    """The runs of a subject: image, b-values and b-vectors of each, by their paths, in order."""
+    """The runs of a subject, in order: the paths of image, bval and bvec of each."""
 
     runs: tuple[tuple[str, str, str], ...]
     interpolated: bool
@@ -48,7 +50,7 @@ class Joined:
 
 @dataclass(frozen=True)
 class Answer:
-    """By key, the runs, or None where they are refused; and the names that are refused before one looks at runs."""
+    """The runs by key, None if they are refused; and the names that are refused without regard to runs."""
 
     series: dict[str, Joined | None]
     refused: frozenset[str]
@@ -59,7 +61,7 @@ class Refused(Exception):
 
 
 def index(files: Collection[str], patterns: Sequence[str] = (), choice: Choice | None = None) -> Answer:
-    """All that is to be found among these files, given the lines of `.bidsignore`."""
+    """The index of these files, given the lines of `.bidsignore`."""
     there = [file for file in files if not is_hidden(file) and not is_ignored(file, patterns)]
     folders = sorted({folder_of(file) for file in there if is_image(file) and spelled(folder_of(file))})
     names = [spelled(folder) for folder in folders]
@@ -80,7 +82,7 @@ def index(files: Collection[str], patterns: Sequence[str] = (), choice: Choice |
 
 
 def spelled(folder: str) -> str:
-    """The key that a folder of images spells, right or wrong; "" for any other folder."""
+    """The key that the path of a folder of images gives, valid or not; "" for any other folder."""
     levels = folder.split("/")
     begins = [name.startswith(start) for name, start in zip(levels, ("sub-", "ses-"), strict=False)]
     is_of_images = len(levels) in (2, 3) and levels[-1] == "dwi" and all(begins[: len(levels) - 1])
@@ -88,7 +90,7 @@ def spelled(folder: str) -> str:
 
 
 def is_label(part: str) -> bool:
-    return re.fullmatch("(sub|ses)-[a-zA-Z0-9]{1,64}", part) is not None
+    return re.fullmatch("(sub|ses)-[a-zA-Z0-9+]{1,64}", part) is not None
 
 
 def join(there: Sequence[str], folder: str, key: str, choice: Choice) -> Joined:
@@ -125,12 +127,12 @@ def is_chosen(name: str, choice: Choice) -> bool:
 
 
 def labels(wanted: str) -> list[str]:
-    """Of a comma-separated text; what is empty is no label."""
+    """The labels of a comma-separated text, without empty ones."""
     return [label.strip() for label in wanted.split(",") if label.strip()]
 
 
 def number(run: str) -> int | str:
-    """Runs are compared as whole numbers: run-01 is run-1."""
+    """Runs are compared as integers: run-01 is run-1."""
     return int(run) if is_number(run) else run
 
 
@@ -168,14 +170,14 @@ def is_hidden(file: str) -> bool:
 
 
 def is_ignored(file: str, patterns: Sequence[str]) -> bool:
-    """As git does: what lies in a folder that is ignored cannot be taken back by a pattern of its own."""
+    """As in git: a pattern cannot include a file of an ignored folder again."""
     parts = file.split("/")
     above = ["/".join(parts[:depth]) + "/" for depth in range(1, len(parts))]
     return any(GitIgnoreSpec.from_lines(patterns).match_file(path) for path in [*above, file])
 
 
 def entities(name: str) -> dict[str, str]:
-    """`sub-01_acq-b_dwi.nii.gz` has sub and acq; what is not of the form `key-label` is none."""
+    """`sub-01_acq-b_dwi.nii.gz` has sub and acq; parts that are not of the form `key-label` are left out."""
     return dict(part.split("-", 1) for part in stem(name).split("_")[:-1] if "-" in part)
 
 
@@ -184,7 +186,7 @@ def without_run(name: str) -> str:
 
 
 def stem(name: str) -> str:
-    """The name without its extension; a dot in a label is a mistake, and yet a part of that label."""
+    """The name without its extension; a dot in a label is invalid, but belongs to the label."""
     for extension in EXTENSIONS:
         if name.endswith(extension):
             return name[: -len(extension)]

@@ -1,4 +1,4 @@
-"""Every kind of bad input, in one cohort: each is told in one sentence, writes nothing and stops no other subject."""
+"""Every kind of bad input in one cohort: each gives a one-line message, writes nothing and stops no other subject."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ import pytest
 from dagster import DagsterInstance
 from numpy.typing import NDArray
 
+from kwneuro_assets.cohort.result import Result
+from kwneuro_assets.cohort.run import run_subject
 from kwneuro_assets.imaging import Dwi, MapSet
+from kwneuro_assets.imaging.content_hash import data_version
 from kwneuro_assets.ingestion.dataset import SourceDataset
-from kwneuro_assets.ingestion.ingest import IngestReport, ingest
-from kwneuro_assets.ingestion.read import read_dwi, read_mask
-from kwneuro_assets.running import Result, run_subject
+from kwneuro_assets.ingestion.ingest import ingest
+from kwneuro_assets.ingestion.ingest_report import IngestReport
+from kwneuro_assets.ingestion.read_mask import read_mask
+from kwneuro_assets.ingestion.read_source import read_dwi
 from kwneuro_assets.storage.sidecar import Provenance
 from kwneuro_assets.storage.store import DerivativeStore
 from kwneuro_assets.subjects import SubjectKey
-from kwneuro_assets.versioning.content import data_version
-from kwneuro_assets_tests.small_dataset import (
+from kwneuro_assets_tests.testkit.small_dataset import (
     AFFINES,
     dwi_folder,
     head,
@@ -46,9 +49,9 @@ SFORM, SCL_SLOPE, DATATYPE = 280, 112, 70  # offsets of a NIfTI-1 header's field
 
 @dataclass(frozen=True)
 class Bad:
-    """How a subject's files are spoilt, and what is then told: of which file, what was expected, what was found."""
+    """How the files of a subject are damaged, and the message: its file, what was expected, what was found."""
 
-    spoil: Callable[[Path, str], object]
+    damage: Callable[[Path, str], object]
     file: str
     expected: str
     found: str
@@ -59,40 +62,40 @@ def image(root: Path, key: str) -> Path:
 
 
 def voxels(change: Callable[[NDArray[np.float32]], object], dtype: str = "float32") -> Callable[[Path, str], object]:
-    """The same image with other voxels: those that `change` returns, or what it leaves in its argument."""
+    """The same image with other voxels: the array that `change` returns, or its changed argument."""
 
-    def spoil(root: Path, key: str) -> None:
+    def damage(root: Path, key: str) -> None:
         array = signal(table())
         changed = change(array)
-        kept = changed if isinstance(changed, np.ndarray) else array
-        nibabel.save(nibabel.Nifti1Image(kept.astype(dtype), AFFINE), image(root, key))
+        values = changed if isinstance(changed, np.ndarray) else array
+        nibabel.save(nibabel.Nifti1Image(values.astype(dtype), AFFINE), image(root, key))
 
-    return spoil
+    return damage
 
 
 def header(offset: int, form: str, *values: Any) -> Callable[[Path, str], object]:
-    """Header fields overwritten where they stand; the image is saved as int16, so that its slope counts."""
+    """Overwrite header fields in place; the image is saved as int16, so that its slope is used."""
 
-    def spoil(root: Path, key: str) -> None:
+    def damage(root: Path, key: str) -> None:
         voxels(lambda array: None, "int16")(root, key)
         content = bytearray(gzip.decompress(image(root, key).read_bytes()))
         struct.pack_into("<h", content, 252, 0)  # no qform
         struct.pack_into(f"<{form}", content, offset, *values)
         image(root, key).write_bytes(gzip.compress(bytes(content)))
 
-    return spoil
+    return damage
 
 
 def numbers(extension: str, change: Callable[[NDArray[np.float64]], object]) -> Callable[[Path, str], object]:
     """The bval (1, n) or bvec (3, n) file with other numbers."""
 
-    def spoil(root: Path, key: str) -> None:
+    def damage(root: Path, key: str) -> None:
         path = dwi_folder(root, key) / f"{key}_dwi{extension}"
         rows = np.loadtxt(path, ndmin=2)
         changed = change(rows)
         np.savetxt(path, changed if isinstance(changed, np.ndarray) else rows)
 
-    return spoil
+    return damage
 
 
 def put(row: int, column: int | slice, value: float) -> Callable[[NDArray[Any]], object]:
@@ -107,26 +110,26 @@ def removed(extension: str) -> Callable[[Path, str], object]:
 
 
 def link_to_nothing(extension: str) -> Callable[[Path, str], object]:
-    """What a dataset managed by git-annex holds before its content is fetched."""
+    """A broken link, as a git-annex dataset has before its content is fetched."""
 
-    def spoil(root: Path, key: str) -> None:
+    def damage(root: Path, key: str) -> None:
         path = dwi_folder(root, key) / f"{key}_dwi{extension}"
         path.unlink()
         path.symlink_to("../../.git/annex/objects/content-not-here")
 
-    return spoil
+    return damage
 
 
-def truncated(share: float) -> Callable[[Path, str], object]:
-    def spoil(root: Path, key: str) -> None:
-        os.truncate(image(root, key), int(image(root, key).stat().st_size * share))
+def truncated(fraction: float) -> Callable[[Path, str], object]:
+    def damage(root: Path, key: str) -> None:
+        os.truncate(image(root, key), int(image(root, key).stat().st_size * fraction))
 
-    return spoil
+    return damage
 
 
 def disagreeing_forms(root: Path, key: str) -> None:
     one = nibabel.Nifti1Image(signal(table()), AFFINE)
-    one.set_qform(AFFINES["oblique"], 1)
+    one.set_qform(AFFINES["left-handed"], 1)
     one.set_sform(AFFINE, 1)
     nibabel.save(one, image(root, key))
 
@@ -165,18 +168,18 @@ BAD: dict[str, Bad] = {
     ),
     "binary bvec": Bad(
         lambda root, key: (dwi_folder(root, key) / f"{key}_dwi.bvec").write_bytes(b"\x93\xff\x00"),
-        "_dwi.bvec", "numbers in ASCII", "other bytes",
+        "_dwi.bvec", "numbers as text", "other bytes",
     ),
-    "bval not fetched": Bad(link_to_nothing(".bval"), "_dwi.bval", "one that can be read", "No such file"),
-    "image not fetched": Bad(link_to_nothing(".nii.gz"), "_dwi.nii.gz", "a file that can be read", "No such file"),
+    "bval not fetched": Bad(link_to_nothing(".bval"), "_dwi.bval", "one that can be read", "git-annex"),
+    "image not fetched": Bad(link_to_nothing(".nii.gz"), "_dwi.nii.gz", "a file that can be read", "git-annex"),
     "no b=0": Bad(without_b0, "_dwi.nii.gz", "b <= 50", "the lowest at 700"),
-    "3-D image": Bad(voxels(frozen_in_time), "_dwi.nii.gz", "4 dimensions", "(8, 7, 6)"),
+    "3-D image": Bad(voxels(frozen_in_time), "_dwi.bval", "1 b-values", "26"),
     "truncated in the voxels": Bad(
-        truncated(0.5), "_dwi.nii.gz", "a whole gzip stream", "broken",
+        truncated(0.5), "_dwi.nii.gz", "a complete gzip stream", "damaged",
     ),
-    "truncated in the header": Bad(truncated(0.01), "_dwi.nii.gz", "a whole gzip stream", "broken"),
+    "truncated in the header": Bad(truncated(0.01), "_dwi.nii.gz", "a complete gzip stream", "damaged"),
     "empty file": Bad(truncated(0), "_dwi.nii.gz", "a NIfTI file", "an empty file"),
-    "header promises more": Bad(
+    "header announces more": Bad(
         header(DATATYPE, "2h", 64, 64), "_dwi.nii.gz", "69888 bytes of voxels", "17472",
     ),
     "NaN voxel": Bad(
@@ -193,13 +196,13 @@ BAD: dict[str, Bad] = {
     ),
     "zero determinant": Bad(
         header(SFORM, "12f", *(1, 1, 0, 0), *(0, 0, 1, 0), *(0, 0, 0, 0)),
-        "_dwi.nii.gz", "a determinant other than zero", "[1.0, 1.0, 0.0]",
+        "_dwi.nii.gz", "a usable sform or qform", "not independent",
     ),
-    "sform and qform": Bad(disagreeing_forms, "_dwi.nii.gz", "sform and qform that agree", " mm between them"),
-    "runs on two grids": Bad(second_run_elsewhere, "_run-2_dwi.nii.gz", "_run-1_dwi.nii.gz, 8 x 7 x 6", " mm away"),
+    "sform and qform": Bad(disagreeing_forms, "_dwi.nii.gz", "voxel axes point the same way", ""),
+    "runs on two grids": Bad(second_run_elsewhere, "_run-2_dwi.nii.gz", "_run-1_dwi.nii.gz, 8 x 7 x 6", " voxels away"),
     "mask elsewhere": Bad(
         lambda root, key: write_mask(root, key, affine=AFFINES["left-handed"]),
-        "_desc-brain_mask.nii.gz", "_dwi.nii.gz, 8 x 7 x 6", "2 x 2.5 x 3 mm at (-9.0, 4.0, 11.0), up to 28 mm away",
+        "_desc-brain_mask.nii.gz", "_dwi.nii.gz, 8 x 7 x 6", "2 x 2.5 x 3 mm at (-9.0, 4.0, 11.0), up to 15 voxels",
     ),
     "mask of another shape": Bad(
         lambda root, key: write_mask(root, key, inside=head((8, 7, 5))),
@@ -223,7 +226,7 @@ def key_of(name: str) -> str:
 
 @dataclass
 class Cohort:
-    """What became of all subjects, and what lay in the store before."""
+    """The outcome of all subjects, and the contents of the store before."""
 
     source: Path
     store: DerivativeStore
@@ -238,7 +241,7 @@ def files(root: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
-    """A good subject and one of every bad kind, whose derivatives of better days lie in the store."""
+    """A good subject, and one of every bad kind that has older derivatives in the store."""
     root = tmp_path_factory.mktemp("bad_input")
     source = write_dataset(root / "source", [GOOD, *map(key_of, BAD)])
     settings = small_settings(source, root / "store")
@@ -249,8 +252,8 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     for name, bad in BAD.items():
         subject = SubjectKey.parse(key_of(name))
         for asset, value in (("denoised_dwi", good), ("brain_mask", mask), ("dti", MapSet({"fa": mask}))):
-            store.write(asset, subject, value, Provenance("of better days", "1", data_version(value)), b"figure")
-        bad.spoil(source, str(subject))
+            store.write(asset, subject, value, Provenance("an earlier run", "1", data_version(value)), b"figure")
+        bad.damage(source, str(subject))
     for name in UNNAMEABLE:
         folder = source / name / "dwi"
         folder.mkdir(parents=True)
@@ -266,12 +269,12 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_told_in_one_sentence_with_file_expectation_and_finding(cohort: Cohort, name: str) -> None:
+def test_the_message_names_the_file_what_was_expected_and_what_was_found(cohort: Cohort, name: str) -> None:
     bad, key = BAD[name], key_of(name)
     assert key not in cohort.report.usable
-    told = cohort.report.quarantined[key]
-    assert "\n" not in told
-    where, _, rest = told.partition(": ")
+    message = cohort.report.quarantined[key]
+    assert "\n" not in message
+    where, _, rest = message.partition(": ")
     assert where.startswith(str(cohort.source))
     if bad.file:
         assert where.endswith(f"/{key}/dwi/{key}{bad.file}")
@@ -282,27 +285,29 @@ def test_bad_input_is_told_in_one_sentence_with_file_expectation_and_finding(coh
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_leaves_nothing_half_written_and_what_stood_before_whole(cohort: Cohort, name: str) -> None:
+def test_bad_input_leaves_the_older_derivatives_intact_and_no_partial_files(cohort: Cohort, name: str) -> None:
     folder = f"{key_of(name)}/"
-    stood = {path: content for path, content in cohort.before.items() if path.startswith(folder)}
-    assert {path: one for path, one in files(cohort.store.root).items() if path.startswith(folder)} == stood
-    assert len(stood) >= 6
+    earlier = {path: content for path, content in cohort.before.items() if path.startswith(folder)}
+    assert {path: one for path, one in files(cohort.store.root).items() if path.startswith(folder)} == earlier
+    assert len(earlier) >= 6
     value, _ = cohort.store.read("denoised_dwi", SubjectKey.parse(key_of(name)))
     assert isinstance(value, Dwi)
 
 
-def test_the_good_subject_is_made_whole_beside_them(cohort: Cohort) -> None:
-    assert {asset: result.outcome for asset, result in cohort.results[GOOD].items()} == dict.fromkeys(CHEAP, "made")
+def test_the_good_subject_is_materialized_completely(cohort: Cohort) -> None:
+    assert {asset: result.outcome for asset, result in cohort.results[GOOD].items()} == dict.fromkeys(
+        CHEAP, "materialized"
+    )
     value, _ = cohort.store.read("dti", SubjectKey.parse(GOOD))
     assert isinstance(value, MapSet)
     assert not [path for path in files(cohort.store.root) if path.endswith(".tmp")]
 
 
 @pytest.mark.parametrize("name", UNNAMEABLE)
-def test_a_subject_whose_name_is_none_is_quarantined_and_never_stored(cohort: Cohort, name: str) -> None:
-    told = cohort.report.quarantined[name]
-    assert told.startswith(f"{cohort.source / name / 'dwi'}: subject: expected sub-LABEL or sub-LABEL_ses-LABEL")
-    assert f"found {name!r}" in told
+def test_a_subject_with_an_invalid_name_is_quarantined_and_never_stored(cohort: Cohort, name: str) -> None:
+    message = cohort.report.quarantined[name]
+    assert message.startswith(f"{cohort.source / name / 'dwi'}: subject: expected sub-LABEL or sub-LABEL_ses-LABEL")
+    assert f"found {name!r}" in message
     assert not (cohort.store.root / name).exists()
 
 

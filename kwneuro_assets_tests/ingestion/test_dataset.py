@@ -1,4 +1,4 @@
-"""What of a BIDS dataset is found, joined, chosen and refused, by names and headers alone."""
+"""The index of a BIDS dataset: what it finds, joins, chooses and refuses, by names and headers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import pytest
 from kwneuro_assets.imaging import InvalidData
 from kwneuro_assets.ingestion import tree as tree_module
 from kwneuro_assets.ingestion.dataset import SourceDataset
-from kwneuro_assets.ingestion.read import look_at_dwi, read_dwi
+from kwneuro_assets.ingestion.read_source import read_dwi, scan_dwi
 from kwneuro_assets.ingestion.tree import SourceError
 from kwneuro_assets.settings import SourceSettings
 from kwneuro_assets.storage import files
 from kwneuro_assets.storage.files import Listing
 from kwneuro_assets.subjects import SubjectKey
-from kwneuro_assets_tests.small_dataset import (
+from kwneuro_assets_tests.testkit.small_dataset import (
     AFFINES,
     dwi_folder,
     table,
@@ -51,20 +51,18 @@ def _key(text: str) -> SubjectKey:
 
 
 def test_subjects_and_sessions_with_diffusion_data_are_found_in_order(tmp_path: Path) -> None:
-    write_dataset(tmp_path, ["sub-10", "sub-02_ses-b", "sub-02_ses-a", "sub-A1"])
+    write_dataset(tmp_path, ["sub-10", "sub-02_ses-b", "sub-02_ses-a+b", "sub-A1"])
     (tmp_path / "sub-03" / "anat").mkdir(parents=True)
     (tmp_path / "sub-04" / "dwi").mkdir(parents=True)
     (tmp_path / "derivatives" / "other" / "sub-09" / "dwi").mkdir(parents=True)
     (tmp_path / "derivatives" / "other" / "sub-09" / "dwi" / "sub-09_dwi.nii.gz").touch()
     subjects, refused = opened(tmp_path).subjects()
-    assert [str(key) for key in subjects] == ["sub-02_ses-a", "sub-02_ses-b", "sub-10", "sub-A1"]
+    assert [str(key) for key in subjects] == ["sub-02_ses-a+b", "sub-02_ses-b", "sub-10", "sub-A1"]
     assert refused == {}
 
 
-@pytest.mark.parametrize("name", ["sub-..", "sub-0 1", "sub-0_1", "sub-é1", "sub-01+", "sub-" + "x" * 65, "sub-"])
-def test_a_folder_whose_name_is_no_bids_label_is_refused_by_name_and_the_rest_is_found(
-    tmp_path: Path, name: str
-) -> None:
+@pytest.mark.parametrize("name", ["sub-..", "sub-0 1", "sub-0_1", "sub-é1", "sub-" + "x" * 65, "sub-"])
+def test_a_folder_without_a_bids_label_is_refused_and_the_others_are_found(tmp_path: Path, name: str) -> None:
     write_dataset(tmp_path, ["sub-02"])
     folder = tmp_path / name / "dwi"
     folder.mkdir(parents=True)
@@ -76,11 +74,11 @@ def test_a_folder_whose_name_is_no_bids_label_is_refused_by_name_and_the_rest_is
     assert repr(name) in error.found
 
 
-def test_a_folder_that_may_not_be_listed_is_refused_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_folder_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dataset(tmp_path, ["sub-01", "sub-02"])
 
     def listing(folder: Path) -> Listing:
-        # In place of access rights, which do not bind the superuser that tests may run as.
+        # Instead of file permissions, which do not apply if the tests run as root.
         if folder == tmp_path / "sub-01":
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return files.listing(folder)
@@ -93,24 +91,24 @@ def test_a_folder_that_may_not_be_listed_is_refused_alone(tmp_path: Path, monkey
     )
 
 
-def test_links_to_folders_and_files_are_what_they_lead_to(tmp_path: Path) -> None:
-    """As datalad lays out a dataset: its images are links into .git/annex."""
+def test_links_to_folders_and_files_are_followed(tmp_path: Path) -> None:
+    """The images of a datalad dataset are links into .git/annex."""
     plain = write_dataset(tmp_path / "plain", ["sub-01", "sub-02"])
     annexed = write_dataset(tmp_path / "annexed", ["sub-01"])
     for number, path in enumerate(sorted(dwi_folder(annexed, "sub-01").iterdir())):
-        kept = annexed / ".git" / "annex" / str(number)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(kept)
-        path.symlink_to(kept)
+        target = annexed / ".git" / "annex" / str(number)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+        path.symlink_to(target)
     (annexed / "sub-02").symlink_to(plain / "sub-02", target_is_directory=True)
     subjects, _ = opened(annexed).subjects()
     assert subjects == [SubjectKey("01"), SubjectKey("02")]
     for subject in subjects:
-        versions = [look_at_dwi(one, one.series(subject)).version for one in (opened(plain), opened(annexed))]
+        versions = [scan_dwi(one, one.series(subject)).version for one in (opened(plain), opened(annexed))]
         assert versions[0] == versions[1]
 
 
-def test_a_mask_that_was_not_fetched_is_none(tmp_path: Path) -> None:
+def test_a_mask_that_was_not_fetched_is_left_out(tmp_path: Path) -> None:
     write_series(tmp_path)
     mask = write_mask(tmp_path / "derivatives" / "masks")
     (tmp_path / "sub-01" / "dwi" / mask.name).symlink_to(tmp_path / ".git" / "annex" / "content-not-here")
@@ -118,7 +116,7 @@ def test_a_mask_that_was_not_fetched_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("url", "found"), [("nowhere", "nothing there"), ("file", "a file")])
-def test_a_source_that_is_no_folder_is_named(tmp_path: Path, url: str, found: str) -> None:
+def test_a_source_that_is_no_folder_is_named_in_the_error(tmp_path: Path, url: str, found: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SourceError, match=rf"the source {tmp_path}/{url}: expected the folder .* found {found}"):
         opened(tmp_path / url)
@@ -135,7 +133,7 @@ def test_uncompressed_images_are_found_too(tmp_path: Path) -> None:
     assert images(tmp_path) == ["sub-01_dwi.nii"]
 
 
-def test_a_preprocessed_series_takes_the_place_of_raw_ones_and_counts_as_interpolated(tmp_path: Path) -> None:
+def test_a_preprocessed_dwi_replaces_the_raw_dwi_and_counts_as_interpolated(tmp_path: Path) -> None:
     write_series(tmp_path)
     assert not opened(tmp_path).series(SUBJECT).interpolated
     write_series(tmp_path, entities="desc-preproc")
@@ -143,24 +141,24 @@ def test_a_preprocessed_series_takes_the_place_of_raw_ones_and_counts_as_interpo
     assert opened(tmp_path).series(SUBJECT).interpolated
 
 
-def test_derivatives_of_another_kind_are_no_series(tmp_path: Path) -> None:
+def test_derivatives_of_another_kind_are_left_out(tmp_path: Path) -> None:
     write_series(tmp_path)
     write_series(tmp_path, entities="desc-denoised")
     assert images(tmp_path) == ["sub-01_dwi.nii.gz"]
 
 
-def test_series_of_several_kinds_are_refused_until_the_settings_choose(tmp_path: Path) -> None:
+def test_images_of_several_kinds_are_refused_until_the_settings_choose(tmp_path: Path) -> None:
     for entities in ("dir-AP", "dir-PA_run-1", "dir-PA_run-2"):
         write_series(tmp_path, entities=entities)
     with pytest.raises(InvalidData) as caught:
         images(tmp_path)
-    assert str(caught.value).startswith(f"{tmp_path}/sub-01/dwi: diffusion series: expected runs of one kind")
+    assert str(caught.value).startswith(f"{tmp_path}/sub-01/dwi: DWI series: expected runs of one kind")
     assert "2 kinds: sub-01_dir-AP_dwi.nii.gz, sub-01_dir-PA_run-1_dwi.nii.gz" in caught.value.found
     assert "source.select" in caught.value.remedy
     assert images(tmp_path, select="*dir-AP*") == ["sub-01_dir-AP_dwi.nii.gz"]
     assert images(tmp_path, select="*dir-PA*") == ["sub-01_dir-PA_run-1_dwi.nii.gz", "sub-01_dir-PA_run-2_dwi.nii.gz"]
     assert len(images(tmp_path, select="*")) == 3
-    with pytest.raises(InvalidData, match=r"that matches '\*dir-LR\*', found none"):
+    with pytest.raises(InvalidData, match=r"that matches '\*dir-LR\*', found sub-01_dir-AP_dwi.nii.gz, "):
         images(tmp_path, select="*dir-LR*")
 
 
@@ -169,7 +167,7 @@ def both_compressions(root: Path) -> None:
     write_series(root, extension=".nii")
 
 
-def two_tables_that_fit(root: Path) -> None:
+def two_matching_tables(root: Path) -> None:
     image = write_series(root, entities="acq-a_dir-AP", gradients=False)
     for entity in ("acq-a", "dir-AP"):
         write_gradients(image.parent / f"sub-01_{entity}_dwi", table(), AFFINES["right-handed"])
@@ -190,9 +188,9 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "sub-01_run-1_dwi.bval beside",
         "none",
     ),
-    "two that fit equally": (two_tables_that_fit, "one that applies", "sub-01_acq-a_dwi.bval"),
+    "two that match equally": (two_matching_tables, "one that applies", "sub-01_acq-a_dwi.bval"),
     "two compressions": (both_compressions, "sub-01_dwi once", ".nii and as .nii.gz"),
-    "a run that is no number": (lambda root: write_series(root, entities="run-two"), "a whole number", "two"),
+    "a run that is no number": (lambda root: write_series(root, entities="run-two"), "an integer", "two"),
     "another subject's image": (
         lambda root: write_series(root, "sub-02").parent.parent.rename(root / "sub-01"), "sub-01", "sub-02_dwi.nii.gz",
     ),
@@ -221,7 +219,7 @@ def test_files_that_do_not_belong_together_are_refused(
         ("sub-01_ses-02", "sub-01/ses-02", "sub-01_ses-02_dwi"),
     ],
 )
-def test_gradients_are_inherited_from_any_level_above(tmp_path: Path, key: str, level: str, name: str) -> None:
+def test_gradient_tables_are_inherited_from_any_parent_folder(tmp_path: Path, key: str, level: str, name: str) -> None:
     write_series(tmp_path, key, gradients=False)
     write_gradients(tmp_path / level / name, table(), AFFINES["right-handed"])
     inherited = str(Path(level, name))
@@ -231,7 +229,7 @@ def test_gradients_are_inherited_from_any_level_above(tmp_path: Path, key: str, 
     assert len(dwi.gradients) == len(table().bvals)
 
 
-def test_the_nearest_level_and_the_most_specific_name_win(tmp_path: Path) -> None:
+def test_the_nearest_folder_and_the_most_specific_name_apply(tmp_path: Path) -> None:
     write_gradients(tmp_path / "dwi", table(), AFFINES["right-handed"])
     write_gradients(tmp_path / "acq-a_dwi", table(), AFFINES["right-handed"])
     write_gradients(tmp_path / "acq-b_dwi", table(), AFFINES["right-handed"])
@@ -241,13 +239,13 @@ def test_the_nearest_level_and_the_most_specific_name_win(tmp_path: Path) -> Non
     assert tables(tmp_path) == [("sub-01/sub-01_dwi.bval", "sub-01/sub-01_dwi.bvec")]
 
 
-def test_a_bvec_may_lie_beside_the_image_and_its_bval_above(tmp_path: Path) -> None:
+def test_a_bvec_beside_the_image_and_a_bval_in_a_parent_folder_are_combined(tmp_path: Path) -> None:
     image = write_series(tmp_path)
     shutil.move(image.parent / "sub-01_dwi.bval", tmp_path / "dwi.bval")
     assert tables(tmp_path) == [("dwi.bval", "sub-01/dwi/sub-01_dwi.bvec")]
 
 
-def test_gradients_outside_the_dataset_are_not_looked_for(tmp_path: Path) -> None:
+def test_gradient_tables_outside_the_dataset_are_not_used(tmp_path: Path) -> None:
     write_series(tmp_path / "bids", gradients=False)
     write_gradients(tmp_path / "dwi", table(), AFFINES["right-handed"])
     with pytest.raises(InvalidData, match=r"expected sub-01_dwi\.bval beside the image"):
@@ -255,7 +253,7 @@ def test_gradients_outside_the_dataset_are_not_looked_for(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("place", ["", "derivatives/masks"])
-def test_a_mask_lies_in_the_dataset_or_below_its_derivatives(tmp_path: Path, place: str) -> None:
+def test_a_mask_is_found_in_the_dataset_or_below_its_derivatives(tmp_path: Path, place: str) -> None:
     write_series(tmp_path, "sub-01_ses-02")
     path = write_mask(tmp_path / place, "sub-01_ses-02")
     assert opened(tmp_path).mask(SubjectKey("01", "02")) == path

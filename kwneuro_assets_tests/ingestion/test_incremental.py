@@ -1,4 +1,4 @@
-"""A look opens only what changed, is completed by the next where it is cut short, and two at once do no harm."""
+"""Ingest opens only changed files, completes what an interrupted one left, and excludes a second process."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ import pytest
 from dagster import AssetCheckKey, AssetKey, AssetRecordsFilter, DagsterInstance
 
 from kwneuro_assets.ingestion import ingest as ingest_module
-from kwneuro_assets.ingestion import ledger as ledger_module
+from kwneuro_assets.ingestion import ingest_index as index_module
+from kwneuro_assets.ingestion import subject_files as files_module
 from kwneuro_assets.ingestion.background import Background
-from kwneuro_assets.ingestion.ingest import IngestReport, ingest
-from kwneuro_assets.ingestion.ledger import Ledger, set_aside, turn
-from kwneuro_assets.ingestion.read import DwiLook, look_at_dwi
-from kwneuro_assets.subjects import PARTITIONS
-from kwneuro_assets.versioning.records import FIRST_LOOK, recorded
-from kwneuro_assets_tests.small_dataset import dwi_folder, settings_for, table, write_dataset, write_series
+from kwneuro_assets.ingestion.ingest import ingest
+from kwneuro_assets.ingestion.ingest_index import IngestIndex, ingest_lock, unusable_subjects
+from kwneuro_assets.ingestion.ingest_report import IngestReport
+from kwneuro_assets.ingestion.read_source import ScannedDwi, scan_dwi
+from kwneuro_assets.versioning.dagster_internals import read_values, write_values
+from kwneuro_assets.versioning.partitions import PARTITIONS
+from kwneuro_assets.versioning.records import FIRST_SCAN, recorded
+from kwneuro_assets_tests.testkit.small_dataset import dwi_folder, settings_for, table, write_dataset, write_series
 
 KEYS = ["sub-01", "sub-02", "sub-03"]
 
@@ -35,25 +38,25 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The subjects whose files were read."""
-    seen: list[str] = []
+    keys: list[str] = []
 
-    def look(dataset: Any, series: Any, **options: Any) -> DwiLook:
-        seen.append(str(series.subject))
-        return look_at_dwi(dataset, series, **options)
+    def noting_scan(dataset: Any, series: Any, **options: Any) -> ScannedDwi:
+        keys.append(str(series.subject))
+        return scan_dwi(dataset, series, **options)
 
-    monkeypatch.setattr(ingest_module, "look_at_dwi", look)
-    return seen
+    monkeypatch.setattr(files_module, "scan_dwi", noting_scan)
+    return keys
 
 
 def events(instance: DagsterInstance, key: str) -> list[dict[str, Any]]:
-    """What was observed of `dwi` of a subject, oldest first: its version, and the metadata."""
+    """The observations of `dwi` of a subject, oldest first: version and metadata."""
     wanted = AssetRecordsFilter(asset_key=AssetKey("dwi"), asset_partitions=[key])
     found = []
     for record in reversed(instance.fetch_observations(wanted, limit=100).records):
         event = record.asset_observation
         assert event is not None
-        told = {name: one.value for name, one in event.metadata.items()}
-        found.append({"version": (event.tags or {}).get("dagster/data_version"), **told})
+        metadata = {name: one.value for name, one in event.metadata.items()}
+        found.append({"version": (event.tags or {}).get("dagster/data_version"), **metadata})
     return found
 
 
@@ -69,52 +72,75 @@ def test_only_files_that_changed_are_opened(instance: DagsterInstance, source: P
     assert opened == []
     bvec(source, "sub-02").touch()
     assert ingest(instance, settings_for(source)).unchanged == KEYS
-    assert opened == ["sub-02"], "touched: read, and found to be the same"
+    assert opened == ["sub-02"], "touched: read, and the content is the same"
     np.savetxt(bvec(source, "sub-03"), -np.loadtxt(bvec(source, "sub-03")))
     assert ingest(instance, settings_for(source)).changed == ["sub-03"]
     assert opened == ["sub-02", "sub-03"]
 
 
-def test_what_is_remembered_is_no_more_than_a_memory(
+def test_a_missing_ingest_index_is_rebuilt_without_new_observations(
     instance: DagsterInstance, source: Path, opened: list[str]
 ) -> None:
     ingest(instance, settings_for(source))
-    ledger = Ledger(instance, settings_for(source))
-    ledger.forget(KEYS)
-    ledger.save()
+    index = IngestIndex(instance, settings_for(source))
+    index.forget(KEYS)
+    index.save()
     assert ingest(instance, settings_for(source)).unchanged == KEYS
     assert len(opened) == 6
     assert [len(events(instance, key)) for key in KEYS] == [1, 1, 1]
 
 
-def test_a_whole_look_reads_everything_that_was_read_before(
-    instance: DagsterInstance, source: Path, opened: list[str]
+@pytest.mark.parametrize(
+    "older",
+    [
+        '{"fingerprints":"ab","age":1.0,"versions":{"dwi":"cd"},"mark":""}',
+        '["a list"]',
+        '"text"',
+        "not JSON",
+        "",
+    ],
+    ids=["other keys", "list", "string", "no JSON", "empty"],
+)
+def test_an_ingest_index_of_an_older_form_is_rebuilt_by_one_scan(
+    instance: DagsterInstance, source: Path, opened: list[str], older: str
 ) -> None:
+    ingest(instance, settings_for(source))
+    stored = [name for name in read_values(instance, index_module._PREFIX) if name.endswith("/sub-02")]
+    write_values(instance, dict.fromkeys(stored, older))
+    assert len(stored) == 1
+    assert unusable_subjects(instance, settings_for(source)) == {}
+    opened.clear()
+    assert ingest(instance, settings_for(source)).unchanged == KEYS
+    assert opened == ["sub-02"]
+    assert [len(events(instance, key)) for key in KEYS] == [1, 1, 1]
+
+
+def test_a_rescan_reads_all_files_again_once(instance: DagsterInstance, source: Path, opened: list[str]) -> None:
     ingest(instance, settings_for(source))
     opened.clear()
     began = time.time()
-    assert ingest(instance, settings_for(source), anew_since=began).unchanged == KEYS
+    assert ingest(instance, settings_for(source), reread_before=began).unchanged == KEYS
     assert sorted(opened) == KEYS
-    ingest(instance, settings_for(source), anew_since=began)
-    assert sorted(opened) == KEYS, "once"
+    ingest(instance, settings_for(source), reread_before=began)
+    assert sorted(opened) == KEYS
 
 
-def test_a_look_that_is_cut_short_is_completed_by_the_next(
+def test_an_ingest_that_reaches_its_time_limit_is_completed_by_the_next(
     instance: DagsterInstance, source: Path, monkeypatch: pytest.MonkeyPatch, opened: list[str]
 ) -> None:
     monkeypatch.setattr(ingest_module, "WORKERS", 1)
     added: list[str] = []
-    looks: list[IngestReport] = []
+    reports: list[IngestReport] = []
     while len(added) < 3:
-        assert len(looks) < 100
-        looks.append(ingest(instance, settings_for(source), seconds=0.05))
-        added += looks[-1].added
+        assert len(reports) < 100
+        reports.append(ingest(instance, settings_for(source), seconds=0.05))
+        added += reports[-1].added
     assert sorted(added) == KEYS
-    assert sorted(opened) == KEYS, "what was read when the time was over is taken by the next look"
+    assert sorted(opened) == KEYS, "a read that outlasts the time limit is used by the next ingest"
     assert [len(events(instance, key)) for key in KEYS] == [1, 1, 1]
 
 
-def test_a_crash_between_what_is_observed_and_the_partition_leaves_nobody_out(
+def test_a_crash_between_observation_and_partition_loses_no_subject(
     instance: DagsterInstance, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
@@ -125,70 +151,68 @@ def test_a_crash_between_what_is_observed_and_the_partition_leaves_nobody_out(
     assert ingest(instance, settings_for(source)).added == KEYS
 
 
-def test_a_file_that_changes_while_it_is_read_is_not_taken_in(
+def test_a_file_that_changes_while_it_is_read_is_not_ingested(
     instance: DagsterInstance, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def look(dataset: Any, series: Any, **options: Any) -> DwiLook:
-        found = look_at_dwi(dataset, series, **options)
+    def changing_scan(dataset: Any, series: Any, **options: Any) -> ScannedDwi:
+        found = scan_dwi(dataset, series, **options)
         if str(series.subject) == "sub-02":
             bvec(source, "sub-02").write_bytes(bvec(source, "sub-02").read_bytes())
         return found
 
-    monkeypatch.setattr(ingest_module, "look_at_dwi", look)
+    monkeypatch.setattr(files_module, "scan_dwi", changing_scan)
     report = ingest(instance, settings_for(source), seconds=20)
     assert report.added == ["sub-01", "sub-03"]
     assert report.arriving == {"sub-02": "its files changed while they were read"}
     assert report.to_json()["quarantined"] == report.arriving
 
 
-def test_one_process_at_a_time_looks(instance: DagsterInstance, source: Path) -> None:
-    told: list[str] = []
-    with turn(instance, wait=lambda number: False) as mine:
-        assert mine is not None
+def test_one_process_at_a_time_ingests(instance: DagsterInstance, source: Path) -> None:
+    messages: list[str] = []
+    with ingest_lock(instance, wait=lambda attempt: False) as heartbeat:
+        assert heartbeat is not None
         assert ingest(instance, settings_for(source), seconds=5) == IngestReport(is_busy=True)
-        waiting = threading.Thread(target=lambda: ingest(instance, settings_for(source), tell=told.append))
+        waiting = threading.Thread(target=lambda: ingest(instance, settings_for(source), on_message=messages.append))
         waiting.start()
         time.sleep(2.5)
     waiting.join()
-    assert told == ["another process looks at the source; waiting for it"]
+    assert messages == ["another process is ingesting; waiting for it"]
     assert sorted(instance.get_dynamic_partitions(PARTITIONS)) == KEYS
 
 
-def test_the_turn_of_a_process_that_ended_passes_to_another(
+def test_the_lock_of_a_process_without_heartbeat_passes_to_another(
     instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_module, "TURN_SECONDS", 0.3)
-    monkeypatch.setattr(ledger_module, "_RENEWED_AFTER", 0.0)
-    with turn(instance, wait=lambda number: False) as first:
+    monkeypatch.setattr(index_module, "LOCK_SECONDS", 0.3)
+    monkeypatch.setattr(index_module, "_HEARTBEAT_SECONDS", 0.0)
+    with ingest_lock(instance, wait=lambda attempt: False) as first:
         assert first is not None
         time.sleep(0.4)
-        with turn(instance, wait=lambda number: False) as second:
+        with ingest_lock(instance, wait=lambda attempt: False) as second:
             assert second is not None
-            with pytest.raises(ledger_module.TurnLost):
+            with pytest.raises(index_module.LockLost):
                 first()
             second()
 
 
-def test_a_subject_that_is_gone_is_marked_once_and_comes_back_as_it_was(
-    instance: DagsterInstance, source: Path
-) -> None:
+def test_a_removed_subject_is_reported_once_and_returns_unchanged(instance: DagsterInstance, source: Path) -> None:
     ingest(instance, settings_for(source))
     (source / "sub-02").rename(source.parent / "away")
     for _ in range(2):
         assert ingest(instance, settings_for(source)).removed == ["sub-02"]
     version = events(instance, "sub-02")[0]["version"]
     assert events(instance, "sub-02")[1:] == [{"version": version, "removed": "it is no longer in the source"}]
-    assert [one.mark for one in set_aside(instance, settings_for(source)).values()] == ["removed"]
+    assert [one.problem for one in unusable_subjects(instance, settings_for(source)).values()] == ["removed"]
     (source.parent / "away").rename(source / "sub-02")
     assert ingest(instance, settings_for(source)).unchanged == KEYS
-    assert set_aside(instance, settings_for(source)) == {}
+    assert unusable_subjects(instance, settings_for(source)) == {}
     newest = recorded(instance, "dwi", "sub-02", observed=True)
     assert newest is not None
     assert newest.data_version == version
     assert "removed" not in newest.values
 
 
-def test_a_source_that_is_empty_all_at_once_marks_nobody(instance: DagsterInstance, source: Path) -> None:
+def test_a_source_that_is_suddenly_empty_marks_no_subject(instance: DagsterInstance, source: Path) -> None:
     ingest(instance, settings_for(source))
     for key in KEYS:
         shutil.rmtree(source / key)
@@ -196,11 +220,11 @@ def test_a_source_that_is_empty_all_at_once_marks_nobody(instance: DagsterInstan
     assert [len(events(instance, key)) for key in KEYS] == [1, 1, 1]
 
 
-def test_quarantine_is_told_in_the_log_once_with_its_reason_and_ends_with_it(
+def test_a_quarantine_is_recorded_once_with_its_reason_and_ends_with_it(
     instance: DagsterInstance, source: Path
 ) -> None:
     ingest(instance, settings_for(source))
-    kept = bvec(source, "sub-02").read_text()
+    original = bvec(source, "sub-02").read_text()
     bvec(source, "sub-02").write_text("1 2 3\n")
     write_series(source, "sub-04", directions=table((1000.0,), 3))
     for _ in range(2):
@@ -213,11 +237,11 @@ def test_quarantine_is_told_in_the_log_once_with_its_reason_and_ends_with_it(
     check = AssetCheckKey(AssetKey("dwi"), "quarantine")
     [record] = instance.event_log_storage.get_asset_check_execution_history(check, limit=10)[:1]
     assert record.event is not None
-    told = record.event.dagster_event.asset_check_evaluation_data  # type: ignore[union-attr]
-    assert not told.passed
-    assert told.metadata["subjects in quarantine"].value == 2
-    assert told.metadata["newest"].value.startswith("sub-0")
-    bvec(source, "sub-02").write_text(kept)
+    evaluation = record.event.dagster_event.asset_check_evaluation_data  # type: ignore[union-attr]
+    assert not evaluation.passed
+    assert evaluation.metadata["subjects in quarantine"].value == 2
+    assert evaluation.metadata["newest"].value.startswith("sub-0")
+    bvec(source, "sub-02").write_text(original)
     shutil.rmtree(source / "sub-04")
     assert ingest(instance, settings_for(source)).unchanged == KEYS
     assert "quarantined" not in events(instance, "sub-02")[-1]
@@ -226,38 +250,38 @@ def test_quarantine_is_told_in_the_log_once_with_its_reason_and_ends_with_it(
     assert newest.dagster_event.asset_check_evaluation_data.passed  # type: ignore[union-attr]
 
 
-def test_a_quarantined_newcomer_begins_its_life_when_it_is_good(instance: DagsterInstance, source: Path) -> None:
-    bvec(source, "sub-02").rename(source / "kept")
+def test_a_new_subject_in_quarantine_is_added_when_it_is_corrected(instance: DagsterInstance, source: Path) -> None:
+    bvec(source, "sub-02").rename(source / "hidden")
     assert ingest(instance, settings_for(source)).added == ["sub-01", "sub-03"]
-    (source / "kept").rename(bvec(source, "sub-02"))
+    (source / "hidden").rename(bvec(source, "sub-02"))
     assert ingest(instance, settings_for(source)).added == ["sub-02"]
-    assert [FIRST_LOOK in one for one in events(instance, "sub-02")] == [False, True]
+    assert [FIRST_SCAN in one for one in events(instance, "sub-02")] == [False, True]
 
 
-IMPLAUSIBLE: dict[str, tuple[dict[str, Any], dict[str, object], str]] = {
+INSANE: dict[str, tuple[dict[str, Any], dict[str, object], str]] = {
     "few directions": ({"directions": table((1000.0,), 5)}, {}, "at least 6 distinct ones, found 5"),
-    "few b=0": ({}, {"minimum_b0": 3}, "at least 3 volumes with b <= 50 s/mm^2, found 2"),
-    "voxels in micrometres": ({"affine": np.diag([2000.0, 2000, 2000, 1])}, {}, "edges of 0.05 to 10 mm, found 2e+03"),
-    "voxels in metres": ({"affine": np.diag([0.002, 0.002, 0.002, 1])}, {}, "found 0.002 x 0.002 x 0.002"),
+    "few b=0": ({}, {"min_b0": 3}, "at least 3 volumes with b <= 50 s/mm^2, found 2"),
+    "voxels in micrometers": ({"affine": np.diag([2000.0, 2000, 2000, 1])}, {}, "edges of 0.05 to 10 mm, found 2e+03"),
+    "voxels in meters": ({"affine": np.diag([0.002, 0.002, 0.002, 1])}, {}, "found 0.002 x 0.002 x 0.002"),
 }
 
 
-@pytest.mark.parametrize(("series", "checks", "told"), IMPLAUSIBLE.values(), ids=list(IMPLAUSIBLE))
-def test_what_cannot_be_is_refused_with_what_was_found(
-    instance: DagsterInstance, tmp_path: Path, series: dict[str, Any], checks: dict[str, object], told: str
+@pytest.mark.parametrize(("series", "checks", "message"), INSANE.values(), ids=list(INSANE))
+def test_insane_values_are_refused_with_what_was_found(
+    instance: DagsterInstance, tmp_path: Path, series: dict[str, Any], checks: dict[str, object], message: str
 ) -> None:
     write_series(tmp_path / "source", "sub-01", **series)
     settings = settings_for(tmp_path / "source", brain_mask={"method": "median-otsu"}, checks=checks)
-    assert told in ingest(instance, settings).quarantined["sub-01"]
+    assert message in ingest(instance, settings).quarantined["sub-01"]
 
 
-def test_what_a_person_should_look_at_is_a_warning(instance: DagsterInstance, tmp_path: Path) -> None:
+def test_doubtful_values_give_warnings(instance: DagsterInstance, tmp_path: Path) -> None:
     write_series(tmp_path / "source", "sub-01", affine=np.diag([2.0, 2, 8, 1]), directions=table((1000.0, 2000.0), 5))
     settings = settings_for(tmp_path / "source", brain_mask={"method": "median-otsu"})
     report = ingest(instance, settings)
     assert report.added == ["sub-01"]
     assert report.warnings["sub-01"] == (
-        "voxels of 2 x 2 x 8 mm hide fibres along their longest edge",
+        "voxels of 2 x 2 x 8 mm blur fibers along their longest edge",
         "the shell b=1000 has 5 directions: too few for a tensor",
         "the shell b=2000 has 5 directions: too few for a tensor",
     )
@@ -268,17 +292,17 @@ def test_what_a_person_should_look_at_is_a_warning(instance: DagsterInstance, tm
     )  # fmt: skip
 
 
-def test_a_name_that_is_no_text_is_quarantined_and_kept(instance: DagsterInstance, source: Path) -> None:
+def test_a_name_that_is_no_unicode_is_quarantined_and_stored(instance: DagsterInstance, source: Path) -> None:
     folder = source / os.fsdecode(b"sub-\xff") / "dwi"
     folder.mkdir(parents=True)
     (folder / os.fsdecode(b"sub-\xff_dwi.nii.gz")).touch()
     report = ingest(instance, settings_for(source))
     assert list(report.quarantined) == ["sub-\\udcff"]
     json.dumps(report.to_json()).encode()
-    assert list(set_aside(instance, settings_for(source))) == ["sub-\\udcff"]
+    assert list(unusable_subjects(instance, settings_for(source))) == ["sub-\\udcff"]
 
 
-def test_work_in_the_background_is_asked_for_once_and_taken_later() -> None:
+def test_background_work_is_submitted_once_and_collected_later() -> None:
     background, gate, calls = Background(), threading.Event(), []
 
     def work() -> int:
@@ -286,10 +310,10 @@ def test_work_in_the_background_is_asked_for_once_and_taken_later() -> None:
         gate.wait(30)
         return 7
 
-    first = background.ask("a", "x", work)
-    assert background.ask("a", "x", work) is first
+    first = background.submit("a", "x", work)
+    assert background.submit("a", "x", work) is first
     gate.set()
     assert first.result() == 7
-    background.take("a", "x")
-    assert background.ask("a", "x", work).result() == 7
+    background.discard("a", "x")
+    assert background.submit("a", "x", work).result() == 7
     assert len(calls) == 2

@@ -1,4 +1,4 @@
-"""One look at a source dataset: what is new, what changed, and what is left as it was."""
+"""One ingest of a source dataset: new, changed and unchanged subjects."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ import pytest
 from dagster import AssetKey, AssetRecordsFilter, DagsterInstance
 
 from kwneuro_assets.ingestion import tree as tree_module
-from kwneuro_assets.ingestion.ingest import IngestReport, ingest
+from kwneuro_assets.ingestion.ingest import ingest
+from kwneuro_assets.ingestion.ingest_report import IngestReport
 from kwneuro_assets.ingestion.tree import SourceError
 from kwneuro_assets.storage import files
 from kwneuro_assets.storage.files import Listing
-from kwneuro_assets.subjects import PARTITIONS
+from kwneuro_assets.versioning.partitions import PARTITIONS
 from kwneuro_assets.versioning.records import recorded
-from kwneuro_assets_tests.small_dataset import dwi_folder, load, settings_for, write_dataset, write_series
+from kwneuro_assets_tests.testkit.small_dataset import dwi_folder, load, settings_for, write_dataset, write_series
 
 KEYS = ["sub-01", "sub-02_ses-a", "sub-02_ses-b"]
 BVEC = "sub-02/ses-a/dwi/sub-02_ses-a_dwi.bvec"
@@ -50,19 +51,19 @@ def test_new_subjects_are_added_and_observed(instance: DagsterInstance, source: 
     assert sorted(instance.get_dynamic_partitions(PARTITIONS)) == KEYS
     for asset in ("dwi", "provided_mask"):
         assert all(recorded(instance, asset, key, observed=True) for key in KEYS)
-    seen = recorded(instance, "dwi", "sub-02_ses-a", observed=True)
-    assert seen is not None
-    assert seen.values["files"] == [f"{IMAGE[:-7]}{end}" for end in (".nii.gz", ".bval", ".bvec")]
+    known = recorded(instance, "dwi", "sub-02_ses-a", observed=True)
+    assert known is not None
+    assert known.values["files"] == [f"{IMAGE[:-7]}{end}" for end in (".nii.gz", ".bval", ".bvec")]
 
 
-def test_looking_again_changes_nothing(instance: DagsterInstance, source: Path) -> None:
+def test_a_second_ingest_changes_nothing(instance: DagsterInstance, source: Path) -> None:
     ingest(instance, settings_for(source))
     before = observations(instance), observations(instance, "provided_mask")
     assert lists(ingest(instance, settings_for(source))) == ([], [], KEYS, [])
     assert (observations(instance), observations(instance, "provided_mask")) == before
 
 
-def turned_bvec(path: Path) -> None:
+def negated_bvec(path: Path) -> None:
     np.savetxt(path, -np.loadtxt(path))
 
 
@@ -80,16 +81,16 @@ def smaller_mask(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("file", "change"),
-    [(BVEC, turned_bvec), (IMAGE, brighter), (MASK, smaller_mask)],
+    [(BVEC, negated_bvec), (IMAGE, brighter), (MASK, smaller_mask)],
     ids=["corrected bvec alone", "image", "mask"],
 )
-def test_a_changed_file_is_noticed_for_its_subject_alone(
+def test_a_changed_file_changes_only_its_subject(
     instance: DagsterInstance, source: Path, file: str, change: Callable[[Path], None]
 ) -> None:
     ingest(instance, settings_for(source))
     stat = (source / file).stat()
     change(source / file)
-    os.utime(source / file, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # content counts, not its date
+    os.utime(source / file, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # the content counts, not the date
     assert lists(ingest(instance, settings_for(source))) == ([], ["sub-02_ses-a"], ["sub-01", "sub-02_ses-b"], [])
     assert lists(ingest(instance, settings_for(source))) == ([], [], KEYS, [])
 
@@ -104,7 +105,7 @@ def test_a_touched_or_copied_file_of_the_same_content_is_no_change(instance: Dag
     assert lists(ingest(instance, settings_for(source.parent / "moved"))) == ([], [], KEYS, [])
 
 
-def test_an_inherited_table_that_changes_is_noticed_for_all_that_use_it(
+def test_a_changed_inherited_gradient_table_changes_all_subjects_that_use_it(
     instance: DagsterInstance, source: Path
 ) -> None:
     for extension in (".bval", ".bvec"):
@@ -113,18 +114,16 @@ def test_an_inherited_table_that_changes_is_noticed_for_all_that_use_it(
                 source / f"sub-02/sub-02_dwi{extension}"
             )
     ingest(instance, settings_for(source))
-    turned_bvec(source / "sub-02/sub-02_dwi.bvec")
+    negated_bvec(source / "sub-02/sub-02_dwi.bvec")
     assert ingest(instance, settings_for(source)).changed == ["sub-02_ses-a", "sub-02_ses-b"]
 
 
-def test_an_added_run_is_a_change_and_taking_it_back_brings_the_version_back(
-    instance: DagsterInstance, source: Path
-) -> None:
+def test_an_added_run_is_a_change_and_removing_it_restores_the_version(instance: DagsterInstance, source: Path) -> None:
     ingest(instance, settings_for(source))
     first = recorded(instance, "dwi", "sub-01", observed=True)
     for path in dwi_folder(source, "sub-01").glob("sub-01_dwi.*"):
         path.rename(path.with_name(path.name.replace("_dwi", "_run-1_dwi")))
-    assert ingest(instance, settings_for(source)).changed == [], "a name is no content"
+    assert ingest(instance, settings_for(source)).changed == [], "a file name is not content"
     write_series(source, "sub-01", entities="run-2")
     assert ingest(instance, settings_for(source)).changed == ["sub-01"]
     for path in dwi_folder(source, "sub-01").glob("*_run-2_*"):
@@ -137,45 +136,45 @@ def test_an_added_run_is_a_change_and_taking_it_back_brings_the_version_back(
 
 
 @pytest.mark.parametrize("setting", [{"subsample": 2}, {"b0_threshold": 100}], ids=["subsample", "b0_threshold"])
-def test_a_setting_of_what_is_read_changes_what_is_observed(
+def test_a_setting_of_the_source_changes_the_data_version(
     instance: DagsterInstance, source: Path, setting: dict[str, object]
 ) -> None:
     ingest(instance, settings_for(source))
     assert ingest(instance, settings_for(source, source=setting)).changed == KEYS
 
 
-def test_a_setting_of_a_derivation_leaves_the_source_as_it_was(instance: DagsterInstance, source: Path) -> None:
+def test_a_setting_of_a_derivation_does_not_change_the_source(instance: DagsterInstance, source: Path) -> None:
     ingest(instance, settings_for(source))
     assert ingest(instance, settings_for(source, dti={"max_bvalue": 900})).unchanged == KEYS
 
 
-def test_a_subject_that_is_gone_is_told_and_its_history_kept(instance: DagsterInstance, source: Path) -> None:
+def test_a_removed_subject_is_reported_and_its_partition_stays(instance: DagsterInstance, source: Path) -> None:
     ingest(instance, settings_for(source))
     shutil.rmtree(source / "sub-01")
     assert lists(ingest(instance, settings_for(source))) == ([], [], KEYS[1:], ["sub-01"])
     assert "sub-01" in instance.get_dynamic_partitions(PARTITIONS)
 
 
-def test_a_subject_that_turns_bad_is_quarantined_and_observed_again_when_it_is_good(
+def test_a_subject_with_a_broken_file_is_quarantined_until_it_is_corrected(
     instance: DagsterInstance, source: Path
 ) -> None:
     ingest(instance, settings_for(source))
-    kept = (source / BVEC).read_text()
+    original = (source / BVEC).read_text()
     (source / BVEC).write_text("1 2 3\n")
     report = ingest(instance, settings_for(source))
     assert lists(report) == ([], [], ["sub-01", "sub-02_ses-b"], [])
     assert list(report.quarantined) == ["sub-02_ses-a"]
-    (source / BVEC).write_text(kept)
+    (source / BVEC).write_text(original)
     assert lists(ingest(instance, settings_for(source))) == ([], [], KEYS, [])
 
 
-def test_a_folder_that_may_not_be_listed_today_is_quarantined_and_not_gone(
+def test_a_folder_that_cannot_be_listed_is_quarantined_and_not_removed(
     instance: DagsterInstance, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ingest(instance, settings_for(source))
 
     def listing(folder: Path) -> Listing:
-        # In place of access rights, which do not bind the superuser that tests may run as.
+        # Instead of file permissions, which do not apply if the tests run as root.
         if folder == source / "sub-02":
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return files.listing(folder)
@@ -186,13 +185,13 @@ def test_a_folder_that_may_not_be_listed_today_is_quarantined_and_not_gone(
     assert list(report.quarantined) == ["sub-02"]
 
 
-def test_only_the_subjects_asked_for_are_looked_at(instance: DagsterInstance, source: Path) -> None:
-    assert lists(ingest(instance, settings_for(source), only=["sub-01"])) == (["sub-01"], [], [], [])
-    assert lists(ingest(instance, settings_for(source), only=["sub-01"])) == ([], [], ["sub-01"], [])
+def test_only_the_requested_subjects_are_ingested(instance: DagsterInstance, source: Path) -> None:
+    assert lists(ingest(instance, settings_for(source), subjects=["sub-01"])) == (["sub-01"], [], [], [])
+    assert lists(ingest(instance, settings_for(source), subjects=["sub-01"])) == ([], [], ["sub-01"], [])
     assert lists(ingest(instance, settings_for(source))) == (KEYS[1:], [], ["sub-01"], [])
 
 
-def test_a_source_that_is_not_there_is_an_error_and_removes_nobody(instance: DagsterInstance, source: Path) -> None:
+def test_a_missing_source_is_an_error_and_removes_no_subject(instance: DagsterInstance, source: Path) -> None:
     ingest(instance, settings_for(source))
     with pytest.raises(SourceError, match="found nothing there"):
         ingest(instance, settings_for(source.parent / "unmounted"))

@@ -1,8 +1,8 @@
-"""Whatever lies in a dataset, by whatever names, the index finds, joins and refuses what an obvious one does.
+"""For random file trees, the index of a dataset finds, joins and refuses the same as the reference implementation.
 
-Trees are drawn: good series, series with what goes wrong in a lab (tables above or missing, two kinds side by side, a
-copy, files that are still being sent), names that no dataset should have, `.bidsignore`, and settings that choose.
-Files are empty, as names alone count here.
+The trees have complete DWI series, DWI series with typical mistakes (gradient tables in parent folders or missing, two
+kinds in one folder, a copy, incomplete transfers), invalid names, `.bidsignore`, and settings that choose. The files
+are empty: only names count here.
 
     KWNEURO_TREES=20000 python -m pytest -s kwneuro_assets_tests/ingestion/test_random_trees.py -k on_disk
 """
@@ -29,10 +29,10 @@ from kwneuro_assets.ingestion.dataset import SourceDataset
 from kwneuro_assets.settings import SourceSettings
 from kwneuro_assets.storage import listing_s3
 from kwneuro_assets_tests.ingestion.reference_index import Answer, Choice, Joined, index, is_ignored
-from kwneuro_assets_tests.s3_server import S3Bucket
+from kwneuro_assets_tests.testkit.s3_server import S3Bucket
 
 TREES = int(os.environ.get("KWNEURO_TREES", "150"))
-LONGEST_NAME = 255  # bytes, of most file systems
+LONGEST_NAME = 255  # bytes, on most file systems
 HOSTILE = (
     "", "0 1", "01 ", "a\nb", "é", "\N{FULLWIDTH DIGIT ONE}", "..", "x_y", "0/1", "0\\1", "01+", "a#b", "%41", "a?b",
     "[ab]", "*", "~", "x" * 65, "x" * 240, "x" * 300, *["01_ses-a", "02_ses-b"] * 4,
@@ -54,13 +54,13 @@ class Tree:
         return found
 
 
-def _mostly(usual: Sequence[Any], rare: Sequence[Any], share: int = 8) -> st.SearchStrategy[Any]:
-    """One of the usual, and once in `share` times one of the rare."""
-    return st.integers(1, share).flatmap(lambda drawn: st.sampled_from(rare if drawn == share else usual))
+def _mostly(usual: Sequence[Any], rare: Sequence[Any], odds: int = 8) -> st.SearchStrategy[Any]:
+    """One of the usual values, and once in `odds` draws one of the rare ones."""
+    return st.integers(1, odds).flatmap(lambda drawn: st.sampled_from(rare if drawn == odds else usual))
 
 
-def _once_in(share: int) -> st.SearchStrategy[bool]:
-    return st.integers(1, share).map(lambda drawn: drawn == share)
+def _once_in(odds: int) -> st.SearchStrategy[bool]:
+    return st.integers(1, odds).map(lambda drawn: drawn == odds)
 
 
 SUBJECTS = _mostly(("sub-01", "sub-02", "sub-aA", "sub-aa", "sub-" + "x" * 64), [f"sub-{x}" for x in HOSTILE], 6)
@@ -87,7 +87,7 @@ PATTERNS = (
 
 @st.composite
 def choices(draw: st.DrawFn) -> Choice:
-    """What the settings choose: mostly nothing."""
+    """The choice by the settings: mostly none."""
     return Choice(
         acq=draw(_mostly((None,), ("a", "b", "a, b", "a,", "c"), 5)),
         dir=draw(_mostly((None,), ("AP", "PA", "AP,PA", "ap"), 6)),
@@ -99,7 +99,7 @@ def choices(draw: st.DrawFn) -> Choice:
 @st.composite
 def trees(draw: st.DrawFn) -> Tree:
     files = ["dataset_description.json"]
-    # Few names, many series: some are of one subject, so that several kinds lie in one folder.
+    # Few names, many series: some belong to one subject, so that one folder has several kinds.
     for _ in range(draw(st.integers(3, 9))):
         files += draw(_series())
     for other in draw(st.lists(st.sampled_from(OTHER_FOLDERS), max_size=2)):
@@ -109,12 +109,12 @@ def trees(draw: st.DrawFn) -> Tree:
     patterns = st.one_of(st.sampled_from(PATTERNS), st.sampled_from(files))
     ignore = draw(st.lists(patterns, min_size=1, max_size=4)) if draw(_once_in(3)) else None
     lines = None if ignore is None else tuple(ignore)
-    return Tree(_that_can_be(files), lines and tuple(line.replace("\n", "?") for line in lines))
+    return Tree(_possible(files), lines and tuple(line.replace("\n", "?") for line in lines))
 
 
 @st.composite
 def _series(draw: st.DrawFn) -> list[str]:
-    """The files of a subject, of one kind but for what went wrong."""
+    """The files of a subject, of one kind except for mistakes."""
     subject, session = draw(SUBJECTS), draw(SESSIONS)
     above = f"{subject}/{session}" if session else subject
     levels = [f"{above}/dwi", above, subject, ""] if session else [f"{above}/dwi", above, ""]
@@ -128,9 +128,9 @@ def _series(draw: st.DrawFn) -> list[str]:
             files += draw(_tables(levels, name, extension))
     if draw(_once_in(4)):
         files.append(f"{levels[0]}/{key}{kind}{draw(st.sampled_from(FOREIGN))}")
-    if draw(_once_in(8)):  # as a person keeps what was there before
+    if draw(_once_in(8)):  # a copy that a user made
         files.append(f"{levels[0]}/{key}{kind}_{draw(st.sampled_from(('copy', 'old', '1')))}_dwi.nii.gz")
-    if draw(_once_in(6)):  # as rsync names what it is still writing
+    if draw(_once_in(6)):  # the temporary file of rsync
         files.append(f"{levels[0]}/.{key}{kind}_dwi.nii.gz.Xa1B2c")
     return files
 
@@ -142,30 +142,30 @@ def _image_extensions(draw: st.DrawFn) -> list[str]:
 
 @st.composite
 def _tables(draw: st.DrawFn, levels: list[str], name: str, extension: str) -> list[str]:
-    """Where a table of this image lies, and under which name: mostly beside it, under the image's own."""
+    """The gradient tables of this image: mostly one beside it, with the same name."""
     how = draw(_mostly(("beside", "beside", "beside", "above"), ("missing", "both", "two", "hidden"), 5))
     places = {"beside": 1, "above": 0, "missing": 0, "both": 1, "two": 0, "hidden": 0}[how]
     files = [f"{levels[0]}/{name}_dwi{extension}"] * places
     entities = name.split("_")
     for _ in range({"above": 1, "both": 1, "two": 2}.get(how, 0)):
         level = draw(st.sampled_from(levels[1:] if how == "above" else levels))
-        # Mostly without what tells runs apart, as one table for all of them is.
-        kept = [part for part in entities if not draw(_once_in(2 if part.startswith("run-") else 4))]
-        files.append(f"{level}/{'_'.join([*kept, 'dwi'])}{extension}".lstrip("/"))
+        # Mostly without the run, as for a table that applies to all runs.
+        remaining = [part for part in entities if not draw(_once_in(2 if part.startswith("run-") else 4))]
+        files.append(f"{level}/{'_'.join([*remaining, 'dwi'])}{extension}".lstrip("/"))
     if how == "hidden":
         files.append(f"{levels[0]}/.{name}_dwi{extension}")
     return files
 
 
-def _that_can_be(files: list[str]) -> tuple[str, ...]:
-    """Those that a file system takes: no name is too long, none is a file and a folder at once."""
+def _possible(files: list[str]) -> tuple[str, ...]:
+    """The paths that a file system accepts: no name is too long, and none is both a file and a folder."""
     short = [file for file in files if all(0 < len(part.encode()) <= LONGEST_NAME for part in file.split("/"))]
     folders = {file[:at] for file in short for at, letter in enumerate(file) if letter == "/"}
     return tuple(sorted({file for file in short if file not in folders and ".." not in file.split("/")}))
 
 
 def answer(url: str, choice: Choice) -> Answer:
-    """What our index says of a dataset, in the words of the reference."""
+    """The answer of the index under test, in the form of the reference."""
     dataset = SourceDataset(SourceSettings(url=url, **asdict(choice)))
     subjects, refused = dataset.subjects()
     assert len(set(subjects)) == len(subjects)
@@ -184,8 +184,8 @@ def answer(url: str, choice: Choice) -> Answer:
     return Answer(series, frozenset(refused))
 
 
-def in_words(found: Answer, tree: Tree, choice: Choice) -> Iterator[str]:
-    """What a tree is an example of."""
+def features(found: Answer, tree: Tree, choice: Choice) -> Iterator[str]:
+    """The features of a tree."""
     for joined in found.series.values():
         if joined is None:
             yield "a series that is refused"
@@ -213,7 +213,7 @@ def on_disk(tree: Tree) -> Iterator[str]:
             path = Path(folder, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        Path(folder, "sub-04", "dwi").mkdir(parents=True)  # nothing in it, which S3 cannot even say
+        Path(folder, "sub-04", "dwi").mkdir(parents=True)  # an empty folder, which S3 cannot have
         yield folder
 
 
@@ -229,8 +229,8 @@ def in_memory(tree: Tree) -> Iterator[str]:
 
 
 def compare(examples: int, place: Place, drawn: st.SearchStrategy[Tree] | None = None) -> Counter[str]:
-    """Draw so many trees, compare what is said of each, and count what they were examples of."""
-    told: Counter[str] = Counter()
+    """Draw this many trees, compare the answers for each, and count the features."""
+    counts: Counter[str] = Counter()
 
     @hypothesis_settings(
         max_examples=examples,
@@ -245,18 +245,18 @@ def compare(examples: int, place: Place, drawn: st.SearchStrategy[Tree] | None =
         expected = index(tree.files, tree.ignore or (), choice)
         with place(tree) as url:
             assert answer(url, choice) == expected
-        told.update(in_words(expected, tree, choice))
+        counts.update(features(expected, tree, choice))
 
     one()
-    print(f"\n{examples} trees: " + ", ".join(f"{count} x {what}" for what, count in told.most_common()))
-    return told
+    print(f"\n{examples} trees: " + ", ".join(f"{count} x {what}" for what, count in counts.most_common()))
+    return counts
 
 
-def test_the_index_of_any_tree_on_disk_is_the_obvious_one() -> None:
-    told = compare(TREES, on_disk)
-    if TREES >= 150:  # what is not drawn is not tested
-        assert len(told) == 10
-        assert min(told.values()) >= TREES // 10
+def test_the_index_of_any_tree_on_disk_is_that_of_the_reference() -> None:
+    counts = compare(TREES, on_disk)
+    if TREES >= 150:  # all features are drawn
+        assert len(counts) == 10
+        assert min(counts.values()) >= TREES // 10
 
 
 def test_the_same_tree_in_an_object_store_has_the_same_index() -> None:
@@ -264,7 +264,9 @@ def test_the_same_tree_in_an_object_store_has_the_same_index() -> None:
 
 
 @pytest.mark.slow
-def test_and_so_it_has_on_s3_where_a_page_ends_anywhere(s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_tree_on_s3_has_the_same_index_wherever_a_page_ends(
+    s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client, number = s3_bucket.server.client, iter(range(10**9))
 
     @contextmanager
@@ -274,9 +276,11 @@ def test_and_so_it_has_on_s3_where_a_page_ends_anywhere(s3_bucket: S3Bucket, mon
         for name, content in tree.contents().items():
             client.put_object(Bucket=s3_bucket.name, Key=f"{prefix}/{name}", Body=content)
         url = f"{s3_bucket.url}/{prefix}"
-        SourceDataset(SourceSettings(url=url)).subjects()  # the second look asks for pages by where they were
+        SourceDataset(
+            SourceSettings(url=url)
+        ).subjects()  # the second listing requests pages by their former boundaries
         yield url
 
-    # moto knows no key with a newline in it, as S3 does.
+    # Unlike S3, moto supports no key with a newline.
     drawn = trees().map(lambda tree: replace(tree, files=tuple(file for file in tree.files if "\n" not in file)))
     compare(max(TREES // 3, 1), on_s3, drawn)

@@ -1,4 +1,4 @@
-"""Places for a store: a folder, and a prefix of a bucket."""
+"""Locations for a store: a folder, and a prefix of a bucket."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from kwneuro_assets_tests.s3_server import S3Bucket
+    from kwneuro_assets_tests.testkit.s3_server import S3Bucket
 
 
 @dataclass(frozen=True)
 class Place:
-    """An empty place for a store; `contents` are all files below it, with hidden ones and unfinished uploads."""
+    """An empty location for a store; `contents` are all files below it, with hidden ones and unfinished uploads."""
 
     kind: str
     url: str
@@ -39,13 +39,15 @@ def folder(tmp_path: Path) -> Place:
 def prefix(s3_bucket: S3Bucket) -> Place:
     def contents() -> dict[str, bytes]:
         unfinished = {f"{upload['Key']}?uploadId={upload['UploadId']}": b"" for upload in s3_bucket.uploads()}
-        return {name.removeprefix("study/"): held for name, held in {**s3_bucket.contents(), **unfinished}.items()}
+        return {
+            name.removeprefix("study/"): content for name, content in {**s3_bucket.contents(), **unfinished}.items()
+        }
 
     return Place("s3", f"{s3_bucket.url}/study", contents)
 
 
 @pytest.fixture(params=["local", "s3"])
 def place(request: pytest.FixtureRequest) -> Place:
-    """Either of the two."""
+    """A local folder, and a prefix on S3."""
     found: Place = request.getfixturevalue({"local": "folder", "s3": "prefix"}[request.param])
     return found

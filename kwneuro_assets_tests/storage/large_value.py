@@ -1,4 +1,4 @@
-"""One operation on a large value in a process of its own, which tells the memory that it took; run by test_memory."""
+"""One operation on a large value in a process of its own, which prints the memory that it used; run by test_memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MB = 1e6
 
 
 def noise(volumes: int) -> Volume:
-    """15 MB for each volume, of random bits with exponents of ordinary numbers: gzip gains under a tenth."""
+    """15 MB per volume, of random numbers: gzip reduces them by less than a tenth."""
     array = np.empty((156, 156, 154, volumes), np.float32, order="F")
     random = np.random.default_rng(0)
     for index in range(volumes):
@@ -44,11 +44,11 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MB
 
 
-def act(operation: str, asset: str, store: DerivativeStore, target: str, held: Volume | MapSet | None) -> object:
-    if held is not None:
+def act(operation: str, asset: str, store: DerivativeStore, target: str, given: Volume | MapSet | None) -> object:
+    if given is not None:
         for subject in [SUBJECT] if operation == "write" else MANY:
-            store.write(asset, subject, held, Provenance("large", "1-00000000", "0" * 64))
-        return held
+            store.write(asset, subject, given, Provenance("large", "1-00000000", "0" * 64))
+        return given
     if operation == "read":
         return store.read(asset, SUBJECT)[0]
     if operation == "verify":
@@ -58,11 +58,11 @@ def act(operation: str, asset: str, store: DerivativeStore, target: str, held: V
 
 def main(operation: str, kind: str, url: str, target: str = "") -> None:
     store = DerivativeStore(url)
-    store.assets(SUBJECT)  # what a first request loads is no part of the operation
+    store.assets(SUBJECT)  # the modules that a first request loads do not count
     volumes = {"write": 20, "write many": 8}.get(operation)
-    held = value(kind, volumes) if volumes else None
+    given = value(kind, volumes) if volumes else None
     before = peak()
-    result = act(operation, ASSETS[kind], store, target, held)
+    result = act(operation, ASSETS[kind], store, target, given)
     array = size(result) if isinstance(result, Volume | MapSet) else 0
     print(json.dumps({"array": array, "before": before, "peak": peak()}))
 

@@ -1,4 +1,4 @@
-"""An HTTP server that answers every request as S3 does when it refuses one."""
+"""An HTTP server that answers every request as S3 answers one that it refuses."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 
 class RefusingServer:
-    """Answers with this status and S3 error code; a context manager.
+    """A context manager: a server that answers with this status and S3 error code.
 
-    Requests of `methods` alone are refused, where given: to the others there is nothing here, and what is put is taken.
+    If `methods` are given, only their requests are refused; for the others the bucket is empty and accepts uploads.
     """
 
     def __init__(self, status: int, code: str, methods: tuple[str, ...] = ()) -> None:
@@ -51,7 +51,7 @@ class RefusingServer:
                     self.wfile.write(body)
 
             def log_message(self, format: str, *args: Any) -> None:
-                """Counted, not logged."""
+                """Requests are counted, not logged."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Refusal)
         self._server.daemon_threads = True

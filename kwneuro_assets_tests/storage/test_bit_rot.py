@@ -1,4 +1,4 @@
-"""One bit that turns over in any file of a store is found, and so is a byte too many or too few."""
+"""A flipped bit, an additional or a missing byte in any file of a store is detected."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from kwneuro_assets.imaging import Dwi, GradientTable, MapSet, NotApplicable, Report, ResponseFunction, Table, Volume
+from kwneuro_assets.imaging.content_hash import Value, data_version
 from kwneuro_assets.storage.names import NAMES
 from kwneuro_assets.storage.sidecar import DIGEST, Provenance, Sidecar
 from kwneuro_assets.storage.store import Damaged, DerivativeStore, StoreError
 from kwneuro_assets.subjects import SubjectKey
-from kwneuro_assets.versioning.content import Value, data_version
-from kwneuro_assets_tests.small_dataset import AFFINES, head, signal, table
+from kwneuro_assets_tests.testkit.small_dataset import AFFINES, head, signal, table
 
 AFFINE = AFFINES["oblique"]
 SUBJECTS = [SubjectKey(f"{number:02d}") for number in range(1, 13)]
@@ -24,7 +24,7 @@ FILES = 200
 
 
 def values(seed: int) -> dict[str, Value]:
-    """One value of each type, under names that have a place in the store."""
+    """One value of each type, under names of assets."""
     random = np.random.default_rng(seed)
     directions = table()
     image = signal(directions) + random.random(len(directions.bvals), np.float32)
@@ -52,11 +52,11 @@ def figure(seed: int) -> bytes:
 
 
 def put(store: DerivativeStore, asset: str, subject: SubjectKey, value: Value, seed: int) -> None:
-    made = Provenance(
-        "made by a test", "1-00000000", data_version(value), {"max_bvalue": 1500.0}, {"dwi": "ab" * 32},
+    provenance = Provenance(
+        "a test", "1-00000000", data_version(value), {"max_bvalue": 1500.0}, {"dwi": "ab" * 32},
         ("bids:source:sub-01/dwi/sub-01_dwi.nii.gz",), {"SkullStripped": False},
     )  # fmt: skip
-    store.write(asset, subject, value, made, None if isinstance(value, NotApplicable) else figure(seed))
+    store.write(asset, subject, value, provenance, None if isinstance(value, NotApplicable) else figure(seed))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stored(root: Path) -> list[tuple[str, SubjectKey, Path]]:
-    """Every file that a sidecar names, with the derivative that it belongs to."""
+    """Every file that a sidecar names, with its derivative."""
     store = DerivativeStore(root)
     found = []
     for subject in SUBJECTS:
@@ -94,44 +94,44 @@ def shorter(content: bytes, numbers: random.Random) -> bytes:
     return content[:-1]
 
 
-@pytest.mark.parametrize("harm", [flipped, longer, shorter])
-def test_every_changed_file_is_found_and_named_with_the_command_that_remakes_its_derivative(
-    root: Path, harm: Callable[[bytes, random.Random], bytes]
+@pytest.mark.parametrize("damage", [flipped, longer, shorter])
+def test_every_changed_file_is_reported_with_the_command_that_computes_its_derivative(
+    root: Path, damage: Callable[[bytes, random.Random], bytes]
 ) -> None:
-    numbers = random.Random(harm.__name__)
+    numbers = random.Random(damage.__name__)
     store = DerivativeStore(root)
     every = stored(root)
     assert {path.name.split(".", 1)[1] for _, _, path in every} == {"nii.gz", "bval", "bvec", "png", "tsv", "html"}
     chosen = every if len(every) <= FILES else numbers.sample(every, FILES)
     found = 0
     for asset, subject, path in chosen + numbers.choices(every, k=FILES - len(chosen)):
-        # A figure is no part of the value: it is found where the whole derivative is looked at.
+        # A figure is not part of the value: only `check` reads it.
         readers: list[Callable[[str, SubjectKey], object]]
         readers = [store.check] if path.suffix == ".png" else [store.read, store.check]
-        whole = path.read_bytes()
-        path.write_bytes(harm(whole, numbers))
+        original = path.read_bytes()
+        path.write_bytes(damage(original, numbers))
         for reader in readers:
             with pytest.raises(Damaged) as caught:
                 reader(asset, subject)
-            assert str(caught.value).startswith(f"{path}: expected {len(whole)} bytes with sha256 ")
-            assert str(caught.value).endswith(f"Make it with: kwneuro-assets run --subject {subject} --select {asset}")
-        path.write_bytes(whole)
+            assert str(caught.value).startswith(f"{path}: expected {len(original)} bytes with sha256 ")
+            assert str(caught.value).endswith(f"with: kwneuro-assets run --subject {subject} --select {asset}")
+        path.write_bytes(original)
         found += 1
     assert found == FILES
     assert all(store.check(asset, subject) for asset, subject, _ in every)
 
 
 @pytest.mark.parametrize("asset", sorted(values(0)))
-def test_a_bit_that_turns_over_in_a_sidecar_is_found_or_changes_nothing(root: Path, asset: str) -> None:
-    """Every bit of a sidecar; a value may lie in it alone, and the numbers that go with an image do."""
+def test_a_flipped_bit_in_a_sidecar_is_detected_or_changes_nothing(root: Path, asset: str) -> None:
+    """Every bit of a sidecar: some values, and numbers that belong to an image, are stored in it alone."""
     subject, store = SUBJECTS[0], DerivativeStore(root)
     path = root / NAMES[asset].sidecar(subject)
     value, sidecar = store.read(asset, subject)
-    whole = path.read_bytes()
+    original = path.read_bytes()
     harmless = []
-    for at in range(len(whole)):
+    for at in range(len(original)):
         for bit in range(8):
-            text = whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :]
+            text = original[:at] + bytes([original[at] ^ 1 << bit]) + original[at + 1 :]
             try:
                 read = Sidecar.from_json(text.decode())
             except (ValueError, KeyError, TypeError, AttributeError):
@@ -141,11 +141,11 @@ def test_a_bit_that_turns_over_in_a_sidecar_is_found_or_changes_nothing(root: Pa
                 sidecar.value_type, sidecar.content, sidecar.files,
             )  # fmt: skip
             assert read.data_version == data_version(value)
-    assert len(harmless) <= 5, "but for 1e-05, which may also be spelt 1E-05"
+    assert len(harmless) <= 5, "only 1e-05, which may also be spelled 1E-05"
     for text in harmless:
         path.write_bytes(text)
         assert data_version(store.read(asset, subject)[0]) == data_version(value)
-    path.write_bytes(whole)
+    path.write_bytes(original)
 
 
 @pytest.mark.parametrize(
@@ -155,55 +155,57 @@ def test_a_bit_that_turns_over_in_a_sidecar_is_found_or_changes_nothing(root: Pa
         ("fiber_response", "BValue", 2999.25),
         ("denoised_dwi", "B0Threshold", 51.0),
         ("denoised_dwi", "Interpolated", True),
-        ("tract_masks", "Names", ["AF_right", "CA", "CST_left"]),
+        ("tract_masks", "LabelMap", ["AF_right", "CA", "CST_left"]),
         ("dti", "Maps", ["fa", "md", "ad"]),
         ("noddi", "Reason", "one shell: NODDI needs too"),
     ],
 )
-def test_a_sidecar_that_was_edited_is_told(root: Path, asset: str, key: str, changed: object) -> None:
+def test_an_edited_sidecar_is_reported(root: Path, asset: str, key: str, changed: object) -> None:
     subject, store = SUBJECTS[1], DerivativeStore(root)
     path = root / NAMES[asset].sidecar(subject)
-    whole = path.read_bytes()
-    tree = json.loads(whole)
-    assert tree["Content"][key] != changed
-    tree["Content"][key] = changed
+    original = path.read_bytes()
+    tree = json.loads(original)
+    fields = tree if key in tree else tree["Content"]
+    assert fields[key] != changed
+    fields[key] = changed
     path.write_text(json.dumps(tree, indent=2))
     for reader in (store.read, store.check):
-        with pytest.raises(Damaged, match=f"^{path}: is not a sidecar of this store .*{DIGEST}.*Make it with: kwneuro"):
+        with pytest.raises(Damaged, match=f"^{path}: is not a sidecar of this store .*{DIGEST}.*with: kwneuro"):
             reader(asset, subject)
-    path.write_bytes(whole)
+    path.write_bytes(original)
 
 
-def test_a_sidecar_that_a_tool_has_laid_out_anew_is_the_same(root: Path) -> None:
+def test_a_sidecar_that_a_tool_reformatted_is_accepted(root: Path) -> None:
     subject, store = SUBJECTS[2], DerivativeStore(root)
     path = root / NAMES["fiber_response"].sidecar(subject)
-    whole = path.read_bytes()
-    path.write_text(json.dumps(json.loads(whole), sort_keys=True, indent="\t"))
+    original = path.read_bytes()
+    path.write_text(json.dumps(json.loads(original), sort_keys=True, indent="\t"))
     value, sidecar = store.read("fiber_response", subject)
     assert data_version(value) == sidecar.data_version
-    path.write_bytes(whole)
+    path.write_bytes(original)
 
 
-def test_a_sidecar_without_its_digest_is_told(root: Path) -> None:
+def test_a_sidecar_without_its_digest_is_reported(root: Path) -> None:
     subject, store = SUBJECTS[3], DerivativeStore(root)
     path = root / NAMES["dti"].sidecar(subject)
-    whole = path.read_bytes()
-    tree = json.loads(whole)
+    original = path.read_bytes()
+    tree = json.loads(original)
     del tree[DIGEST]
     path.write_text(json.dumps(tree))
-    with pytest.raises(Damaged, match=f"^{path}: is not a sidecar of this store .*Make it with: kwneuro"):
+    with pytest.raises(Damaged, match=f"^{path}: is not a sidecar of this store .*Materialize it with: kwneuro"):
         store.read("dti", subject)
-    path.write_bytes(whole)
+    path.write_bytes(original)
 
 
 @pytest.mark.parametrize("name", ["param-fa_dwimap.nii.gz", "dwimap.json"])
-def test_a_file_that_cannot_be_read_is_named_like_one_that_has_changed(tmp_path: Path, name: str) -> None:
-    """A folder in its place stands for a disk's own error, which a test cannot make."""
+def test_an_unreadable_file_is_reported_like_a_changed_one(tmp_path: Path, name: str) -> None:
+    """A folder in its place simulates an error of the disk."""
     store = DerivativeStore(tmp_path)
     put(store, "dti", SUBJECTS[0], values(0)["dti"], 0)
     path = tmp_path / SUBJECTS[0].folder / f"sub-01_model-tensor_{name}"
     path.unlink()
     path.mkdir()
     for reader in (store.read, store.check):
-        with pytest.raises(StoreError, match=rf"^{path}: cannot be read \(Is a directory\)\. Make it with: kwneuro"):
+        message = rf"^{path}: cannot be read \(Is a directory\)\. Materialize it with: kwneuro"
+        with pytest.raises(StoreError, match=message):
             reader("dti", SUBJECTS[0])

@@ -1,4 +1,4 @@
-"""Every value type through the store: what is loaded is what was stored, to the bit, and so is its data version."""
+"""Every value type is read from the store bit by bit as it was written, with the same data version."""
 
 from __future__ import annotations
 
@@ -10,13 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kwneuro_assets.imaging import Dwi, GradientTable, MapSet, NotApplicable, ResponseFunction, TissueResponses, Volume
+from kwneuro_assets.imaging import (
+    Dwi,
+    GradientTable,
+    MapSet,
+    NotApplicable,
+    ResponseFunction,
+    RigidTransform,
+    Segmentation,
+    TissueResponses,
+    Volume,
+)
+from kwneuro_assets.imaging.content_hash import Value, data_version
 from kwneuro_assets.storage.sidecar import Provenance
 from kwneuro_assets.storage.store import DerivativeStore
 from kwneuro_assets.subjects import GROUP, SubjectKey
-from kwneuro_assets.versioning.content import Value, data_version
-from kwneuro_assets_tests.small_dataset import affine_of, rotation
 from kwneuro_assets_tests.storage.conftest import Place
+from kwneuro_assets_tests.testkit.small_dataset import affine_of, rotation
 
 SUBJECT = SubjectKey("01")
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -33,13 +43,13 @@ affines = st.builds(
 )
 
 
-def shapes(least: int, most: int) -> st.SearchStrategy[tuple[int, ...]]:
-    return st.lists(st.integers(1, 4), min_size=least, max_size=most).map(tuple)
+def shapes(minimum: int, maximum: int) -> st.SearchStrategy[tuple[int, ...]]:
+    return st.lists(st.integers(1, 4), min_size=minimum, max_size=maximum).map(tuple)
 
 
 @st.composite
 def arrays(draw: st.DrawFn, shape: tuple[int, ...]) -> NDArray[np.generic]:
-    """Any float32 or uint8 in any voxel: a few drawn numbers, spread by a drawn seed."""
+    """Random uint8, or voxels chosen from a few drawn float32 numbers."""
     numbers = draw(st.lists(finite, min_size=1, max_size=6))
     random = np.random.default_rng(draw(st.integers(0, 99)))
     if draw(st.booleans()):
@@ -56,14 +66,32 @@ def volumes(draw: st.DrawFn) -> Volume:
 
 
 @st.composite
-def series(draw: st.DrawFn) -> Dwi:
+def segmentations(draw: st.DrawFn) -> Segmentation:
+    shape = draw(shapes(4, 4))
+    names = tuple(draw(st.text(max_size=5)) for _ in range(shape[3])) if draw(st.booleans()) else ()
+    random = np.random.default_rng(draw(st.integers(0, 99)))
+    affine = draw(affines)
+    mask = Volume(random.integers(0, 2, shape).astype(np.uint8), affine, names)
+    return Segmentation.of(mask, Volume(random.random(shape, np.float32), affine, names))
+
+
+@st.composite
+def transforms(draw: st.DrawFn) -> RigidTransform:
+    matrix = np.eye(4)
+    matrix[:3, :3] = rotation(draw(angles), draw(angles), draw(angles))
+    matrix[:3, 3] = [draw(st.floats(-500, 500)) for _ in range(3)]
+    return RigidTransform(matrix)
+
+
+@st.composite
+def dwis(draw: st.DrawFn) -> Dwi:
     count = draw(st.integers(1, 6))
     threshold = draw(st.floats(0, 200))
     bvals = [draw(st.floats(0, threshold)), *(draw(st.floats(0, 20000)) for _ in range(count - 1))]
-    turns = [draw(st.tuples(angles, angles)) for _ in range(count)]
-    bvecs = np.array([rotation(x, y, 0) @ [0, 0, 1] for x, y in turns]) * draw(st.sampled_from([1, 1.005]))
+    drawn = [draw(st.tuples(angles, angles)) for _ in range(count)]
+    bvecs = np.array([rotation(x, y, 0) @ [0, 0, 1] for x, y in drawn]) * draw(st.sampled_from([1, 1.005]))
     array = np.abs(draw(arrays((*draw(shapes(3, 3)), count))).astype(np.float32))
-    array.flat[0] = 1  # an image of zeros is no series
+    array.flat[0] = 1  # Dwi refuses an image of zeros
     table = GradientTable(np.array(bvals), bvecs, draw(st.sampled_from(["fsl", "world"])), threshold)
     return Dwi(Volume(array, draw(affines)), table, draw(st.booleans()))
 
@@ -82,9 +110,9 @@ def tissue_responses(draw: st.DrawFn) -> TissueResponses:
     random = np.random.default_rng(draw(st.integers(0, 99)))
     white = random.normal(0, 1e3, (shells, draw(st.integers(2, 7))))
     white[:, 0] = np.abs(white[:, 0]) + 1e-3
-    grey, water = random.random((2, shells)) + 1e-3
+    gray, water = random.random((2, shells)) + 1e-3
     counts = [draw(st.integers(0, 10**6)) for _ in range(3)]
-    return TissueResponses(np.cumsum([0.0, *steps]), white, grey, water, *counts)
+    return TissueResponses(np.cumsum([0.0, *steps]), white, gray, water, *counts)
 
 
 responses = st.builds(
@@ -96,7 +124,9 @@ responses = st.builds(
 )
 ASSET_OF: dict[str, tuple[str, st.SearchStrategy[Value]]] = {
     "Volume": ("tract_masks", volumes()),
-    "Dwi": ("denoised_dwi", series()),
+    "Segmentation": ("tract_masks", segmentations()),
+    "RigidTransform": ("mni_alignment", transforms()),
+    "Dwi": ("denoised_dwi", dwis()),
     "MapSet": ("dti", map_sets()),
     "ResponseFunction": ("fiber_response", responses),
     "TissueResponses": ("fiber_response", tissue_responses()),
@@ -109,7 +139,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", list(ASSET_OF))
-def test_a_stored_value_loads_to_the_bit_and_two_writes_give_the_same_files(
+def test_a_stored_value_loads_bit_by_bit_and_two_writes_give_the_same_files(
     tmp_path_factory: pytest.TempPathFactory, kind: str
 ) -> None:
     asset, values = ASSET_OF[kind]
@@ -119,7 +149,7 @@ def test_a_stored_value_loads_to_the_bit_and_two_writes_give_the_same_files(
     @settings(max_examples=30, deadline=None, derandomize=True)
     def round_trip(value: Value) -> None:
         first, second = (DerivativeStore(tmp_path_factory.mktemp("store")) for _ in range(2))
-        provenance = Provenance("what it is", "1-0123abcd", data_version(value), {"key": 0.1, "none": None})
+        provenance = Provenance("a value", "1-0123abcd", data_version(value), {"key": 0.1, "none": None})
         for store in (first, second):
             store.write(asset, subject, value, provenance)
         loaded, sidecar = first.read(asset, subject)
@@ -133,7 +163,9 @@ def test_a_stored_value_loads_to_the_bit_and_two_writes_give_the_same_files(
 
 
 def assert_same(loaded: Value, value: Value) -> None:
-    """Field by field and bit by bit: what the data version ought to cover, without it."""
+    """Compare field by field and bit by bit, independent of the data version."""
+    if isinstance(value, Segmentation) and isinstance(loaded, Segmentation):
+        assert_same(loaded.probabilities, value.probabilities)
     if isinstance(value, Volume) and isinstance(loaded, Volume):
         assert (loaded.names, loaded.shape, loaded.array.dtype) == (value.names, value.shape, value.array.dtype)
         assert loaded.array.tobytes() == value.array.tobytes()
@@ -152,15 +184,17 @@ def assert_same(loaded: Value, value: Value) -> None:
     elif isinstance(value, ResponseFunction) and isinstance(loaded, ResponseFunction):
         assert loaded.coefficients.tobytes() == value.coefficients.tobytes()
         assert (loaded.bvalue, loaded.voxels) == (value.bvalue, value.voxels)
+    elif isinstance(value, RigidTransform) and isinstance(loaded, RigidTransform):
+        assert loaded.matrix.tobytes() == value.matrix.tobytes()
     elif isinstance(value, TissueResponses) and isinstance(loaded, TissueResponses):
-        for name, held in vars(value).items():
-            again = getattr(loaded, name)
-            assert again.tobytes() == held.tobytes() if isinstance(held, np.ndarray) else again == held
+        for name, expected in vars(value).items():
+            found = getattr(loaded, name)
+            assert found.tobytes() == expected.tobytes() if isinstance(expected, np.ndarray) else found == expected
     else:
         assert loaded == value
 
 
-def test_what_is_of_the_group_lies_at_the_root_and_goes_without_the_rest(place: Place) -> None:
+def test_group_derivatives_are_stored_at_the_root_and_removed_separately(place: Place) -> None:
     store, value = DerivativeStore(place.url), ResponseFunction(np.array([900.0, -300.0]), 3000, 12)
     version = data_version(value)
     store.write("fiber_response", SUBJECT, value, Provenance("one", "1-00000000", version))

@@ -1,4 +1,4 @@
-"""Large values need little memory beyond themselves, wherever the store is."""
+"""Large values need little memory beyond their own size, on a local and a remote store."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-MOST = 256  # MB beyond the array
+LIMIT = 256  # MB beyond the array
 
 
 def measured(*arguments: object) -> dict[str, float]:
-    """What a process of its own says of one operation: MB of the array, and of memory before and at the peak."""
+    """One operation, measured in a separate process: MB of the array, and of memory before and at the peak."""
     done = subprocess.run(
         [sys.executable, "-m", f"{__package__}.large_value", *map(str, arguments)],
         capture_output=True, text=True, timeout=600, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    told: dict[str, float] = json.loads(done.stdout)
-    print(arguments, told)
-    return told
+    result: dict[str, float] = json.loads(done.stdout)
+    print(arguments, result)
+    return result
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -36,18 +36,18 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("kind", ["series", "maps"])
 def test_writing_and_reading_stay_within_the_bound(url: str, kind: str) -> None:
-    """300 MB of float32 that do not compress: one image, and a set of four maps that are read at once."""
+    """300 MB of float32 that do not compress: one image, and four maps that are read concurrently."""
     written = measured("write", kind, url)
     assert written["array"] > 299
-    assert written["peak"] - written["before"] <= MOST
+    assert written["peak"] - written["before"] <= LIMIT
     read = measured("read", kind, url)
     assert read["array"] == written["array"]
-    assert read["peak"] - read["before"] <= read["array"] + MOST
+    assert read["peak"] - read["before"] <= read["array"] + LIMIT
 
 
 @pytest.mark.parametrize("kind", ["series", "maps"])
 def test_many_derivatives_are_written_verified_and_copied_within_the_bound(url: str, kind: str, tmp_path: Path) -> None:
-    """Six of 120 MB: one after the other, and as many at once as verify and export take."""
+    """Six derivatives of 120 MB: written one after the other, verified and exported concurrently."""
     for operation in ("write many", "verify", "export"):
-        told = measured(operation, kind, url, tmp_path / "copy")
-        assert told["peak"] - told["before"] <= MOST
+        result = measured(operation, kind, url, tmp_path / "copy")
+        assert result["peak"] - result["before"] <= LIMIT

@@ -1,4 +1,4 @@
-"""Tables as BIDS .tsv text: one text for a table, and no other is read."""
+"""Tables as BIDS .tsv text: each table has one text, and no other text is accepted."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ TEXT = "bundle\tvoxels\tmean_fa\nAF_left\t812\t0.1\n1e3\tn/a\t1e-300\nn/a\t0\tn/
 
 
 def fits_tsv(text: str) -> bool:
-    """What the strategy may draw; str.splitlines knows more line ends than the strategy leaves out by category."""
+    """Whether the strategy may draw it: str.splitlines knows more line ends than the excluded categories."""
     return text != "n/a" and not text.startswith('"') and text.splitlines() == [text]
 
 
 printable = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=8).filter(fits_tsv)
-looks_like_another_kind = st.sampled_from(["1", "-0.0", "1e5", "nan", "N/A", "NA", "None", "true", " ", "#", "'"])
+like_another_kind = st.sampled_from(["1", "-0.0", "1e5", "nan", "N/A", "NA", "None", "true", " ", "#", "'"])
 CELLS: dict[Kind, st.SearchStrategy[Cell]] = {
     "integer": st.integers(-(2**63), 2**63 - 1),
     "number": st.floats(allow_nan=False, allow_infinity=False),
-    "text": printable | looks_like_another_kind,
+    "text": printable | like_another_kind,
 }
 
 
@@ -45,12 +45,12 @@ def tables(draw: st.DrawFn) -> Table:
 
 
 def bits(table: Table) -> list[list[object]]:
-    """Cells with every bit of their floats, which == does not see."""
+    """The cells, floats as their bits, which == does not compare."""
     rows = (row.values() for row in table.rows())
     return [[struct.pack("d", cell) if isinstance(cell, float) else cell for cell in row] for row in rows]
 
 
-def test_a_table_has_the_text_that_bids_asks_for() -> None:
+def test_a_table_has_the_text_that_bids_requires() -> None:
     assert format_table(BUNDLES) == TEXT
 
 
@@ -58,9 +58,9 @@ def test_a_table_has_the_text_that_bids_asks_for() -> None:
 @example(Table({"a": [5e-324, 1.7976931348623157e308, 0.1 + 0.2, 1e16, 1e22]}, {"a": "number"}))
 @example(Table({"a": []}, {"a": "text"}))
 @settings(max_examples=300, deadline=None, derandomize=True)
-def test_what_is_parsed_is_what_was_formatted_to_the_bit(table: Table) -> None:
+def test_a_formatted_table_is_parsed_bit_by_bit(table: Table) -> None:
     stored = format_table(table).encode()
-    # The kinds come back from JSON, where the order of their names may be lost.
+    # The kinds are read from JSON, which may reorder their names.
     parsed = parse_table(stored.decode(), dict(sorted(table.kinds.items())))
     assert parsed == table
     assert bits(parsed) == bits(table)
@@ -70,14 +70,14 @@ def test_what_is_parsed_is_what_was_formatted_to_the_bit(table: Table) -> None:
 @given(tables())
 @settings(max_examples=100, deadline=None, derandomize=True)
 def test_another_reader_of_tab_separated_files_finds_the_same_cells(table: Table) -> None:
-    # Python's own, told only of the tab: it takes quotes for quotes, as most readers of tables do.
+    # Python's reader with tab as the delimiter: it interprets quotes, as most readers of tables do.
     header, *rows = csv.reader(io.StringIO(format_table(table), newline=""), delimiter="\t")
     assert header == list(table.columns)
     assert rows == [["n/a" if cell is None else str(cell) for cell in row.values()] for row in table.rows()]
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "header"),
         (TEXT.replace("voxels", "volume"), "header"),
@@ -112,9 +112,9 @@ def test_another_reader_of_tab_separated_files_finds_the_same_cells(table: Table
         (TEXT.replace("1e-300", "1"), "line 3"),
     ],
 )
-def test_text_that_was_not_written_so_is_refused_and_its_place_told(text: str, said: str) -> None:
+def test_text_in_another_format_is_refused_with_its_position(text: str, message: str) -> None:
     assert parse_table(TEXT, BUNDLES.kinds) == BUNDLES
-    with pytest.raises(InvalidData, match=said):
+    with pytest.raises(InvalidData, match=message):
         parse_table(text, BUNDLES.kinds)
 
 
@@ -122,4 +122,4 @@ def test_kinds_that_do_not_fit_the_text_are_refused() -> None:
     with pytest.raises(InvalidData, match="header"):
         parse_table(TEXT, {"bundle": "text"})
     with pytest.raises(InvalidData, match="kind of column 'voxels'"):
-        parse_table(TEXT, {**BUNDLES.kinds, "voxels": "whole"})  # type: ignore[dict-item]
+        parse_table(TEXT, {**BUNDLES.kinds, "voxels": "count"})  # type: ignore[dict-item]

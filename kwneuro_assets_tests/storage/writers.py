@@ -1,4 +1,4 @@
-"""Processes of their own that write to a store: tests kill them, stop them, or let them meet."""
+"""Separate processes that write to a store: tests kill them, suspend them, or run them concurrently."""
 
 from __future__ import annotations
 
@@ -17,46 +17,47 @@ from typing import Any
 
 import numpy as np
 
-from kwneuro_assets.cli import main
+from kwneuro_assets.cli.main import main
 from kwneuro_assets.imaging import Dwi, GradientTable, MapSet, NotApplicable, Volume
-from kwneuro_assets.storage import lease, patience, remote_staging
+from kwneuro_assets.imaging.content_hash import Value, data_version
+from kwneuro_assets.storage import lease, remote_staging, retries
 from kwneuro_assets.storage import store as store_module
 from kwneuro_assets.storage.names import NAMES
 from kwneuro_assets.storage.sidecar import Provenance, Sidecar
-from kwneuro_assets.storage.staging import Stage, staged
+from kwneuro_assets.storage.stage import Stage
+from kwneuro_assets.storage.staging import staged
 from kwneuro_assets.storage.store import DerivativeStore, StoreError
 from kwneuro_assets.subjects import SubjectKey
-from kwneuro_assets.versioning.content import Value, data_version
-from kwneuro_assets_tests import small_dataset
-from kwneuro_assets_tests.small_dataset import AFFINES, table
+from kwneuro_assets_tests.testkit import small_dataset
+from kwneuro_assets_tests.testkit.small_dataset import AFFINES, table
 
 SUBJECT = SubjectKey("01")
-ASSET = "dti"  # the store does not ask which type of value an asset has
+ASSET = "dti"  # the store accepts any value type for an asset
 ROOT_FILES = {"dataset_description.json", ".bidsignore", "README.md"}
 
 Tuning = Mapping[str, float]
-# What a process that died costs the next one: a second where it is half a minute in earnest. Seconds.
-QUICK_LEASE: Tuning = {"LEASE": 0.15, "BEAT": 0.04, "POLL": 0.02, "SETTLE": 0.05}
-# No sign of life but the first: who stands still does not do so between a look at the lock and a beat.
-NO_BEAT: Tuning = {**QUICK_LEASE, "BEAT": 1000.0}
-# Nobody dies: writers that wait ask often.
+# The delay that a dead process causes to the next one: below a second instead of half a minute. Seconds.
+QUICK_LEASE: Tuning = {"LEASE": 0.15, "HEARTBEAT": 0.04, "POLL": 0.02, "SETTLE": 0.05}
+# No heartbeat after the first: a suspended process is never between reading the lock and writing a heartbeat.
+NO_HEARTBEAT: Tuning = {**QUICK_LEASE, "HEARTBEAT": 1000.0}
+# No process dies: waiting writers poll often.
 QUICK_POLL: Tuning = {"POLL": 0.03}
 SMALL_PARTS = 20_000  # bytes: the larger files below are uploaded in several parts
 
-Tell = Callable[[Any], None]
+Send = Callable[[Any], None]
 
 
 def tune(tuning: Tuning) -> None:
-    """Set the constants of the lease, and parts that are small, in this process."""
+    """Set the constants of the lease, and small parts, in this process."""
     for name, seconds in tuning.items():
         setattr(lease, name, seconds)
     remote_staging.PART = SMALL_PARTS
-    patience.FIRST_DELAY = 0.01
+    retries.FIRST_DELAY = 0.01
 
 
 @cache
 def value(number: int) -> Value:
-    """A value that no other number has; four kinds in turn, with other files and sizes."""
+    """A value that depends on `number`; four kinds alternate, with different files and sizes."""
     random = np.random.default_rng(number)
 
     def noise(*shape: int) -> Volume:
@@ -81,12 +82,12 @@ def version(number: int) -> str:
 
 
 def write(store: DerivativeStore, number: int, asset: str = ASSET) -> None:
-    made = Provenance(f"number {number}", "1-00000000", version(number))
-    store.write(asset, SUBJECT, value(number), made, b"a picture of number %d" % number)
+    provenance = Provenance(f"number {number}", "1-00000000", version(number))
+    store.write(asset, SUBJECT, value(number), provenance, b"a figure of number %d" % number)
 
 
-def standing(store: DerivativeStore, asset: str = ASSET) -> int | None:
-    """The number of the value that stands, whole and verified; None where it is not in the store."""
+def stored_number(store: DerivativeStore, asset: str = ASSET) -> int | None:
+    """The number of the stored value, complete and verified; None if it is not in the store."""
     try:
         found, sidecar = store.read(asset, SUBJECT)
     except StoreError as error:
@@ -99,7 +100,7 @@ def standing(store: DerivativeStore, asset: str = ASSET) -> int | None:
 
 
 def names_of(store: DerivativeStore, *assets: str) -> set[str]:
-    """All files that a store with these derivatives, each of them whole, should hold."""
+    """All files of a store with these derivatives, each of which must be complete."""
     found = set(ROOT_FILES)
     for asset in assets:
         sidecar = store.check(asset, SUBJECT)
@@ -108,22 +109,22 @@ def names_of(store: DerivativeStore, *assets: str) -> set[str]:
 
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-# What takes seconds to import is imported once: the processes themselves begin at once, with what they do.
+# Slow imports are done once, so that each process starts its work at once.
 _PROCESSES.set_forkserver_preload(
     [
-        __name__, "s3fs", "kwneuro_assets.cli", "kwneuro_assets.console", "kwneuro_assets.definitions",
-        "kwneuro_assets.quality.figures", "matplotlib.backends.backend_agg", "scipy.ndimage", "scipy.special",
+        __name__, "s3fs", "kwneuro_assets.cli.main", "kwneuro_assets.cli.console", "kwneuro_assets.definitions",
+        "kwneuro_assets.figures.subject", "matplotlib.backends.backend_agg", "scipy.ndimage", "scipy.special",
     ]
 )  # fmt: skip
 
 
 class Writer:
-    """A process that runs `work(tell, *arguments)` and tells what it does."""
+    """A process that runs `work(send, *arguments)` and sends messages."""
 
     def __init__(
         self, work: Callable[..., None], *arguments: object, environment: Mapping[str, str] = MappingProxyType({})
     ) -> None:
-        self._told, theirs = _PROCESSES.Pipe(duplex=False)
+        self._messages, theirs = _PROCESSES.Pipe(duplex=False)
         variables = {**os.environ, **environment}
         self._process = _PROCESSES.Process(target=_run, args=(theirs, variables, work, arguments), daemon=True)
         self._process.start()
@@ -136,29 +137,29 @@ class Writer:
         self.kill()
 
     def next(self, seconds: float = 60) -> Any:
-        """What it tells next. Raises TimeoutError, and EOFError where it has ended."""
-        if not self._told.poll(seconds):
+        """The next message. Raises TimeoutError, and EOFError if the process has ended."""
+        if not self._messages.poll(seconds):
             raise TimeoutError
-        return self._told.recv()
+        return self._messages.recv()
 
     def rest(self) -> list[Any]:
-        """All that it tells until it ends. Raises AssertionError where that was in an error."""
-        told = []
+        """All messages until the process ends. Raises AssertionError if it failed."""
+        messages = []
         while True:
             try:
-                told.append(self.next())
+                messages.append(self.next())
             except EOFError:
                 break
         self._process.join()
-        assert self._process.exitcode in (0, -SIGKILL), told
-        return told
+        assert self._process.exitcode in (0, -SIGKILL), messages
+        return messages
 
     def kill(self) -> None:
-        """End it at once (SIGKILL), whatever it does, with all that it started."""
+        """End it at once (SIGKILL), with all processes that it started."""
         if self._process.is_alive():
             try:
                 os.killpg(self._process.pid or 0, SIGKILL)
-            except ProcessLookupError:  # it has only just begun
+            except ProcessLookupError:  # it has not called setsid yet
                 self._process.kill()
         self._process.join()
 
@@ -170,62 +171,66 @@ class Writer:
         os.kill(self._process.pid, number)
 
 
-def _run(told: Connection, environment: dict[str, str], work: Callable[..., None], arguments: Iterable[Any]) -> None:
+def _run(
+    messages: Connection, environment: dict[str, str], work: Callable[..., None], arguments: Iterable[Any]
+) -> None:
     os.setsid()
     os.environ.clear()
-    os.environ.update(environment)  # the server's address is newer than the process that this one was forked from
-    work(told.send, *arguments)
+    os.environ.update(environment)  # the server's address is newer than the fork server
+    work(messages.send, *arguments)
 
 
-def write_for_ever(tell: Tell, url: str, first: int, tuning: Tuning) -> None:
-    """Write number after number; tells each twice, when its writing begins and when it stands."""
+def write_forever(send: Send, url: str, first: int, tuning: Tuning) -> None:
+    """Write ascending numbers; sends each twice, when its writing begins and when it is stored."""
     tune(tuning)
     store = DerivativeStore(url)
     number = first
 
     @contextmanager
-    def told(*where: Any) -> Iterator[Stage]:
-        with staged(*where) as stage:
-            tell(number)
+    def reported(*arguments: Any) -> Iterator[Stage]:
+        with staged(*arguments) as stage:
+            send(number)
             yield stage
 
-    store_module.staged = told  # type: ignore[assignment, attr-defined]
+    store_module.staged = reported  # type: ignore[assignment, attr-defined]
     while True:
         write(store, number)
-        tell(number)
+        send(number)
         number += 1
 
 
-def write_all(tell: Tell, url: str, numbers: Iterable[int], tuning: Tuning) -> None:
-    """Write these numbers, and tell each that stands."""
+def write_all(send: Send, url: str, numbers: Iterable[int], tuning: Tuning) -> None:
+    """Write these numbers; sends each when it is stored."""
     tune(tuning)
     store = DerivativeStore(url)
     for number in numbers:
         write(store, number)
-        tell(number)
+        send(number)
 
 
-def write_until_files_are_safe(tell: Tell, url: str, number: int, asset: str, tuning: Tuning) -> None:
-    """Write all files unseen, tell it, and wait for SIGUSR1 before they are committed."""
+def write_until_commit(send: Send, url: str, number: int, asset: str, tuning: Tuning) -> None:
+    """Write all uncommitted files, send the asset, and wait for SIGUSR1 before the commit."""
     tune(tuning)
     store = DerivativeStore(url)
     commit = store._commit
-    going_on = threading.Event()
-    signal(SIGUSR1, lambda *_: going_on.set())
+    resumed = threading.Event()
+    signal(SIGUSR1, lambda *_: resumed.set())
 
     def wait_and_commit(stage: Stage, asset: str, subject: SubjectKey, sidecar: Sidecar) -> None:
-        tell(asset)
-        going_on.wait()
+        send(asset)
+        resumed.wait()
         commit(stage, asset, subject, sidecar)
 
     store._commit = wait_and_commit  # type: ignore[method-assign]
     write(store, number, asset)
-    tell("written")
+    send("written")
 
 
-def write_with_a_stop(tell: Tell, url: str, number: int, act: int, tuning: Tuning) -> None:
-    """Write a value on S3, but stand still (SIGSTOP) before the given act of its commit; tells which one that is,
-    and at the end the error, or None."""
+def write_with_a_stop(send: Send, url: str, number: int, act: int, tuning: Tuning) -> None:
+    """Write a value on S3, but suspend the process (SIGSTOP) before the given act of the commit.
+
+    Sends the name of the act, and at the end the error or None.
+    """
     tune(tuning)
     store = DerivativeStore(url)
     counted = itertools.count()
@@ -235,34 +240,34 @@ def write_with_a_stop(tell: Tell, url: str, number: int, act: int, tuning: Tunin
 
         def act_or_stop(self: object, *names: str) -> None:
             if next(counted) == act:
-                tell(" ".join([name, *names]))
+                send(" ".join([name, *names]))
                 os.kill(os.getpid(), SIGSTOP)
             method(self, *names)
 
         setattr(kind, name, act_or_stop)
 
-    stop_before(remote_staging._S3Stage, "require_alone")
+    stop_before(remote_staging._S3Stage, "require_lock")
     stop_before(remote_staging._S3Stage, "remove")
-    stop_before(remote_staging._Upload, "complete")  # behind the last look at the lease
+    stop_before(remote_staging._Upload, "complete")  # after the last check of the lease
     try:
         write(store, number)
-    except patience.StorageError as error:
-        tell(str(error))
+    except retries.StorageError as error:
+        send(str(error))
     else:
-        tell(None)
+        send(None)
 
 
-def run_command(tell: Tell, home: str, arguments: Sequence[str]) -> None:
-    """The command line, on the project folder `home`; tells each line that it prints."""
+def run_command(send: Send, home: str, arguments: Sequence[str]) -> None:
+    """Run the command line on the project folder `home`; sends each line that it prints."""
     tune(QUICK_LEASE)
     os.environ["KWNEURO_HOME"] = home
     os.chdir(home)
 
-    class Told(io.StringIO):
+    class Sent(io.StringIO):
         def write(self, text: str) -> int:
             for line in filter(None, text.splitlines()):
-                tell(line)
+                send(line)
             return super().write(text)
 
-    with redirect_stdout(Told()), redirect_stderr(Told()):
+    with redirect_stdout(Sent()), redirect_stderr(Sent()):
         main(arguments)

@@ -1,4 +1,4 @@
-"""One subject of a tiny dataset, made by real runs of the cheap derivatives, and what a person does with it."""
+"""One subject of a tiny dataset, with real runs of the cheap derivatives."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from pathlib import Path
 
 from dagster import DagsterInstance
 
+from kwneuro_assets.cohort.result import Result
+from kwneuro_assets.cohort.run import run_subject, subject_status, update_subject
 from kwneuro_assets.ingestion.ingest import ingest
-from kwneuro_assets.running import Result, run_subject, subject_status, update_subject
 from kwneuro_assets.settings import PipelineSettings
 from kwneuro_assets.storage.store import DerivativeStore
-from kwneuro_assets.versioning.cohort import Status
-from kwneuro_assets_tests.small_dataset import small_settings
+from kwneuro_assets.versioning.staleness import Status
+from kwneuro_assets_tests.testkit.small_dataset import small_settings
 
 CHEAP = ("denoised_dwi", "mean_b0", "brain_mask", "dti")
-MADE, NEVER_MADE = "sub-made", "sub-new"
+COMPUTED, NEW = "sub-computed", "sub-new"
 SPARE = [f"sub-{number:02d}" for number in range(20)]  # one for each test that changes its subject
 
 
 @dataclass
 class Lab:
-    """One subject of a dataset, the store, the instance, and what a person does with them."""
+    """One subject of a dataset, the store, the instance, and the commands of a user."""
 
     root: Path
     instance: DagsterInstance
-    key: str = MADE
+    key: str = COMPUTED
     sections: dict[str, dict[str, object]] = field(default_factory=dict)
 
     @property
@@ -40,25 +41,25 @@ class Lab:
     def folder(self) -> Path:
         return self.root / "source" / self.key / "dwi"
 
-    def look(self) -> None:
-        ingest(self.instance, self.settings, only=[self.key])
+    def ingest(self) -> None:
+        ingest(self.instance, self.settings, subjects=[self.key])
 
     def run(self, assets: tuple[str, ...] = CHEAP, *, force: bool = False) -> dict[str, Result]:
-        """One run of these, whatever their state."""
-        self.look()
+        """Ingest, then run these derivatives whatever their state."""
+        self.ingest()
         results = run_subject(self.instance, self.settings, self.key, assets, force=force)
         return {result.asset: result for result in results}
 
     def update(
         self, assets: tuple[str, ...] = CHEAP, *, force: bool = False, trust_log: bool = False
     ) -> dict[str, str]:
-        """What the command `run` does; the outcome of each derivative."""
-        self.look()
+        """As the command `run`; returns the outcome of each derivative."""
+        self.ingest()
         results = update_subject(self.instance, self.settings, self.key, assets, force=force, trust_log=trust_log)
         return {result.asset: result.outcome for result in results}
 
     def under(self, **sections: dict[str, object]) -> Lab:
-        """The same under other settings."""
+        """The same subject under other settings."""
         return Lab(self.root, self.instance, self.key, sections)
 
     def status(self) -> dict[str, Status]:
@@ -68,6 +69,6 @@ class Lab:
         return {name: status.state for name, status in self.status().items() if name in CHEAP}
 
     def files(self) -> dict[str, bytes]:
-        """All that the store holds of the subject, temporary files included."""
+        """All files of the subject in the store, including temporary ones."""
         below = sorted((self.store.root / self.key).rglob("*"))
         return {path.name: path.read_bytes() for path in below if path.is_file()}

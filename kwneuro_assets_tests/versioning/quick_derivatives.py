@@ -1,7 +1,7 @@
-"""Quick stand-ins for what the derivatives compute: pure functions of inputs and settings with few different results.
+"""Fast replacements of the functions that compute derivatives: pure functions with few different results.
 
-A result is a hash that is cut short, so that other inputs often give the same again, and now and then none is
-applicable. All else is the real thing: names, inputs, settings, mechanism, store and event log.
+A result is a short hash of inputs and settings, so that changed inputs often give an unchanged result, and sometimes a
+derivative is not applicable. Everything else is real: names, inputs, settings, mechanism, store and event log.
 """
 
 from __future__ import annotations
@@ -20,61 +20,69 @@ import numpy as np
 from dagster import DagsterInstance
 
 from kwneuro_assets.assets import DERIVATIVES
-from kwneuro_assets.assets.derivative import Derivative
+from kwneuro_assets.assets.derivative import PROVIDED, Derivative
 from kwneuro_assets.errors import ActionableError
 from kwneuro_assets.imaging import Dwi, NotApplicable, Report, ResponseFunction, Table, Volume
+from kwneuro_assets.imaging.content_hash import Value
 from kwneuro_assets.storage.store import DerivativeStore
 from kwneuro_assets.versioning import code
-from kwneuro_assets.versioning.content import Value
-from kwneuro_assets_tests.small_dataset import SIGNAL
+from kwneuro_assets.weights import NETWORKS as WEIGHT_FILES
+from kwneuro_assets_tests.testkit.small_dataset import SIGNAL
 
-# Each setting that varies, by section and key, and its values; the first is the one at the beginning.
+# Each setting that varies, by section and key, with its values; the first is the initial one.
 OPTIONS: dict[str, tuple[Any, ...]] = {
     "source.subsample": (1, 2),
     "source.b0_threshold": (50, 60),
-    "store.cache_gb": (2, 1),  # of no derivative
+    "store.cache_gb": (2, 1),  # used by no derivative
     "denoising.method": ("none", "auto", "patch2self"),
-    "denoising.minimum_ratio": (20, 30),
+    "denoising.min_ratio": (20, 30),
     "brain_mask.method": ("provided", "median-otsu"),
     "dti.max_bvalue": (1500, 900, 1200),
     "noddi.dpar": (1.7e-3, 1.5e-3),
     "csd.series": ("auto", "denoised", "source"),
     "csd.method": ("auto", "single-tissue"),
     "csd.shell": ("auto", 2000),
-    "csd.response": (None, "response.txt"),
+    "csd.wm_response": (None, "response.txt"),
     "csd.fa_threshold": (0.7, 0.8),
-    "csd.peaks": (5, 3),
+    "csd.max_peaks": (5, 3),
     "tracts.mask_threshold": (0.5, 0.4),
     "tracts.ending_threshold": (0.5, 0.4),
     "tracts.dilation": (1, 2),
 }
+# The derivatives with a network whose weights vary: one of these texts in each file, or absent.
+NETWORKS = {
+    "tract_masks": "tractseg-masks",
+    "tract_endings": "tractseg-endings",
+    "tract_orientations": "tractseg-orientations",
+}
+WEIGHTS: tuple[str | None, ...] = ("some weights", "other weights", None)
 RESULTS = 3
-SELDOM_APPLICABLE = ("dti", "noddi", "fiber_response", "tract_masks")
+SOMETIMES_NOT_APPLICABLE = ("dti", "noddi", "fiber_response", "tract_masks")
 NONE = "not applicable: "
-BRIGHTER, MORE_WEIGHTED = 2.0, 1.1  # factors of the other content of an image and of its b-values
+BRIGHTER, MORE_WEIGHTED = 2.0, 1.1  # factors between the two contents of an image and of its b-values
 
-How = Literal["cancelled", "interrupted", "killed", "killed after its files were written"]
+How = Literal["canceled", "interrupted", "killed", "killed after its files were written"]
 WRITTEN: How = "killed after its files were written"
 
 
 class Killed(BaseException):
-    """What a process does after it was killed: nothing."""
+    """Raised instead of everything that a killed process would still do."""
 
 
 @dataclass
-class Conduct:
-    """How the stand-ins behave, and what was asked of them."""
+class Behavior:
+    """How the replacements behave, and which of them were called."""
 
     instance: DagsterInstance
     computed: list[str] = field(default_factory=list)
-    broken: set[str] = field(default_factory=set)  # they raise, until they are mended
-    end: tuple[str, How] | None = None  # of the next run: in the middle of which derivative, and how
+    broken: set[str] = field(default_factory=set)  # these raise an error
+    end: tuple[str, How] | None = None  # of the next run: during which derivative, and how
     dead: bool = False
 
     def enter(self, name: str) -> None:
         self.computed.append(name)
         if self.end and self.end[0] == name and self.end[1] != WRITTEN:
-            if self.end[1] == "cancelled":  # as from the UI
+            if self.end[1] == "canceled":  # as from the UI
                 self.instance.report_run_canceling(self.instance.get_runs(limit=1)[0])
             self.dead = self.end[1] == "killed"
             self.end = None
@@ -89,16 +97,19 @@ class Conduct:
 
 
 def outcome(name: str, number: int, inputs: Mapping[str, str], parameters: Mapping[str, str]) -> str:
-    """What a derivative becomes, as a text: of its algorithm's number, its inputs and parameters alone."""
+    """The result of a derivative as text; depends only on algorithm version, inputs, parameters and weights.
+
+    The weights are among the parameters, by the name of the network.
+    """
     asked = json.dumps([name, number, dict(inputs), dict(parameters)], sort_keys=True)
     chance = int(hashlib.sha256(asked.encode()).hexdigest()[:8], 16)
-    if name in SELDOM_APPLICABLE and chance % 7 == 0:
+    if name in SOMETIMES_NOT_APPLICABLE and chance % 7 == 0:
         return f"{NONE}{name} asks for other data"
     return f"result {chance // 7 % RESULTS}"
 
 
 def value_of(name: str, text: str) -> Value:
-    """A value of the store that says this, of a type that differs from derivative to derivative."""
+    """A value that encodes this text; its type depends on the derivative."""
     if text.startswith(NONE):
         return NotApplicable(text.removeprefix(NONE))
     number = int(text.removeprefix("result "))
@@ -112,14 +123,14 @@ def value_of(name: str, text: str) -> Value:
 
 
 def text_of(value: Value) -> str:
-    """What a value says."""
+    """The text that a value encodes."""
     if isinstance(value, NotApplicable):
         return f"{NONE}{value.reason}"
     if isinstance(value, Dwi):
-        return content_of_series(
+        return content_of_dwi(
             brighter=bool(value.array.max() > 1.5 * SIGNAL),
             more_weighted=bool(value.bvals.max() > 2100),
-            turned=bool(value.gradients.bvecs[2, 0] > 0),
+            rotated=bool(value.gradients.bvecs[2, 0] > 0),
             subsample=8 // value.volume.grid[0],
             b0_threshold=value.gradients.b0_threshold,
         )
@@ -135,13 +146,13 @@ def text_of(value: Value) -> str:
     return value.html
 
 
-def content_of_series(*, brighter: bool, more_weighted: bool, turned: bool, subsample: int, b0_threshold: float) -> str:
-    told = {"brighter": brighter, "more weighted": more_weighted, "turned": turned}
-    return f"{[name for name, is_so in told.items() if is_so]} {subsample} {b0_threshold:g}"
+def content_of_dwi(*, brighter: bool, more_weighted: bool, rotated: bool, subsample: int, b0_threshold: float) -> str:
+    changes = {"brighter": brighter, "more weighted": more_weighted, "rotated": rotated}
+    return f"{[name for name, is_changed in changes.items() if is_changed]} {subsample} {b0_threshold:g}"
 
 
 def content_of_mask(*, smaller: bool, subsample: int) -> str:
-    return f"{'smaller' if smaller else 'whole'} {subsample}"
+    return f"{'smaller' if smaller else 'entire'} {subsample}"
 
 
 def plain(value: object) -> str:
@@ -149,31 +160,32 @@ def plain(value: object) -> str:
 
 
 @contextmanager
-def quick_derivatives(instance: DagsterInstance) -> Iterator[Conduct]:
-    """Within the block, the stand-ins compute in place of the derivatives, and an instance whose process was killed
-    takes nothing in."""
-    conduct = Conduct(instance)
+def quick_derivatives(instance: DagsterInstance) -> Iterator[Behavior]:
+    """Within the block, the replacements compute the derivatives, and an instance whose process was killed stores
+    nothing.
+    """
+    behavior = Behavior(instance)
     real_store, real_write, real_lookup = instance.handle_new_event, DerivativeStore.write, code._installed
     before = {one.name: dict(vars(one)) for one in DERIVATIVES}
 
     def handle_new_event(*arguments: Any, **others: Any) -> Any:
-        if conduct.dead:
+        if behavior.dead:
             raise Killed
         return real_store(*arguments, **others)
 
     def write(self: DerivativeStore, asset: str, *others: Any) -> Any:
         sidecar = real_write(self, asset, *others)
-        conduct.written(asset)
+        behavior.written(asset)
         return sidecar
 
     instance.handle_new_event = handle_new_event  # type: ignore[method-assign]
     DerivativeStore.write = write  # type: ignore[assignment, method-assign]
-    code._installed = functools.cache(real_lookup)  # it takes most of the time of a status, and does not change here
+    code._installed = functools.cache(real_lookup)  # it takes most of the time of a status and is constant here
     for one in DERIVATIVES:
-        stands_in = {"compute": _stand_in(one, conduct), "picture": _picture(one.name), "summary": lambda *_: {}}
-        _change(one, version=1, **stands_in)  # whatever the real one has come to
+        replacements = {"compute": _replacement(one, behavior), "figure": _figure(one.name), "summary": lambda *_: {}}
+        _change(one, version=1, **replacements)  # independent of the real algorithm version
     try:
-        yield conduct
+        yield behavior
     finally:
         instance.handle_new_event = real_store  # type: ignore[method-assign]
         DerivativeStore.write = real_write  # type: ignore[method-assign]
@@ -182,38 +194,51 @@ def quick_derivatives(instance: DagsterInstance) -> Iterator[Conduct]:
             _change(one, **before[one.name])
 
 
-def set_number(name: str, number: int) -> None:
-    """Raise the number of a derivative's algorithm, as an edit of its module does; undone where the block ends."""
-    _change(next(one for one in DERIVATIVES if one.name == name), version=number)
+def set_algorithm_version(name: str, version: int) -> None:
+    """Set the algorithm version of a derivative, as an edit of its module does; reset when the block ends."""
+    _change(next(one for one in DERIVATIVES if one.name == name), version=version)
 
 
 def _change(one: Derivative, **values: Any) -> None:
-    """In place: several modules have it by name."""
+    """Change it in place, because several modules have imported it."""
     for key, value in values.items():
         object.__setattr__(one, key, value)
 
 
-def _stand_in(one: Derivative, conduct: Conduct) -> Callable[..., Value]:
+def _replacement(one: Derivative, behavior: Behavior) -> Callable[..., Value]:
     name = one.name
 
     @functools.wraps(one.compute)
     def compute(**arguments: Any) -> Value:
-        conduct.enter(name)
-        settings = arguments.pop("settings", None)
-        inputs = {key: text_of(value) for key, value in arguments.items() if key not in ("progress", "weights")}
+        behavior.enter(name)
+        settings = {key: value for view in one.views for key, value in arguments.pop(view).model_dump().items()}
+        inputs = {key: text_of(value) for key, value in arguments.items() if key not in PROVIDED}
         varied = {option.partition(".")[2] for option in OPTIONS}
         parameters = {
-            key: Path(value).read_text() if key == "response" and value else plain(value)
-            for key, value in (settings.model_dump() if settings else {}).items()
+            key: Path(value).read_text() if key == "wm_response" and value else plain(value)
+            for key, value in settings.items()
             if key in varied
         }
+        if network := NETWORKS.get(name):
+            folder = arguments["networks"].folder(network)
+            [parameters[network]] = {(folder / file).read_text() for file in WEIGHT_FILES[network].installed_files}
         return value_of(name, outcome(name, one.version, inputs, parameters))
 
     return compute
 
 
-def _picture(name: str) -> Callable[..., bytes]:
-    """None (no bytes) but for one: a thumbnail takes longer than all the rest of a step."""
+def write_weights(folder: Path, network: str, text: str | None) -> None:
+    """Install weights of a network that consist of this text, or remove them."""
+    for file in WEIGHT_FILES[network].installed_files:
+        path = folder / network / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        if text is not None:
+            path.write_text(text)
+
+
+def _figure(name: str) -> Callable[..., bytes]:
+    """No figure except for one derivative: a thumbnail takes longer than the rest of a step."""
     if name != "mean_b0":
         return lambda *_: b""
     from PIL import Image

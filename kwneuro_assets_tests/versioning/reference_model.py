@@ -1,7 +1,7 @@
-"""What a subject's history makes of its derivatives, told the obvious way: a journal that is read from its end.
+"""A slow and obvious model of the states of derivatives: a journal that is read from its end.
 
-It knows no data version, no code version and no event log. Contents and results are texts that are compared as they
-are; what a derivative is made from stands in two tables, copied from the documents and not from the code.
+It has no data versions, code versions or event log. Contents and results are texts that are compared directly. Two
+tables, copied from the documentation and not from the code, have the inputs and parameters of each derivative.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from kwneuro_assets_tests.versioning.quick_derivatives import (
+    NETWORKS,
     NONE,
     OPTIONS,
+    WEIGHTS,
     WRITTEN,
+    content_of_dwi,
     content_of_mask,
-    content_of_series,
     outcome,
     plain,
 )
@@ -23,23 +25,23 @@ from kwneuro_assets_tests.versioning.quick_derivatives import (
 INPUTS: dict[str, tuple[str, ...]] = {
     "denoised_dwi": ("dwi",),
     "mean_b0": ("denoised_dwi",),
-    "brain_mask": ("mean_b0",),  # and provided_mask, where brain_mask.method is provided
+    "brain_mask": ("mean_b0",),  # and provided_mask, if brain_mask.method is provided
     "dti": ("denoised_dwi", "brain_mask"),
     "noddi": ("denoised_dwi", "brain_mask"),
-    "fiber_response": ("brain_mask",),  # and one series or both, as csd.series says
-    "csd_peaks": ("brain_mask", "fiber_response"),  # and these
+    "fiber_response": ("brain_mask",),  # and dwi, denoised_dwi or both, depending on csd.series
+    "csd_peaks": ("brain_mask", "fiber_response"),  # likewise
     "tract_masks": ("csd_peaks",),
     "tract_endings": ("csd_peaks",),
     "tract_orientations": ("csd_peaks", "tract_masks"),
 }
 USED: dict[str, tuple[str, ...]] = {
-    "denoised_dwi": ("denoising.method", "denoising.minimum_ratio"),
+    "denoised_dwi": ("denoising.method", "denoising.min_ratio"),
     "mean_b0": (),
     "brain_mask": ("brain_mask.method",),
     "dti": ("dti.max_bvalue",),
     "noddi": ("noddi.dpar",),
-    "fiber_response": ("csd.series", "csd.method", "csd.shell", "csd.response", "csd.fa_threshold"),
-    "csd_peaks": ("csd.series", "csd.peaks"),
+    "fiber_response": ("csd.series", "csd.method", "csd.shell", "csd.wm_response", "csd.fa_threshold"),
+    "csd_peaks": ("csd.series", "csd.max_peaks"),
     "tract_masks": ("tracts.mask_threshold",),
     "tract_endings": ("tracts.ending_threshold",),
     "tract_orientations": ("tracts.dilation",),
@@ -47,18 +49,20 @@ USED: dict[str, tuple[str, ...]] = {
 NAMES = tuple(INPUTS)
 SOURCES = ("dwi", "provided_mask")
 
-Kept = Literal["whole", "without a file", "damaged"]
-Code = tuple[int, tuple[tuple[str, str], ...]]  # the algorithm's number and the parameters
-Fate = Literal["to come", "made", "failed", "not reached"]
+Condition = Literal["intact", "without a file", "damaged"]
+# Algorithm version, parameters, and the weights of the network ("" if there is no network, None if they are absent).
+Code = tuple[int, tuple[tuple[str, str], ...], str | None]
+StepState = Literal["pending", "succeeded", "failed", "not reached"]
 
 
 @dataclass
 class World:
-    """What all subjects share."""
+    """What all subjects have in common."""
 
     chosen: dict[str, object] = field(default_factory=lambda: {key: values[0] for key, values in OPTIONS.items()})
-    response: str = "1000 -300\n"  # of the file that csd.response may name
-    numbers: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NAMES, 1))
+    response: str = "1000 -300\n"  # of the file that csd.wm_response may name
+    algorithm_versions: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NAMES, 1))
+    weights: dict[str, str | None] = field(default_factory=lambda: dict.fromkeys(NETWORKS.values(), WEIGHTS[0]))
     broken: set[str] = field(default_factory=set)
 
     def inputs(self, name: str) -> tuple[str, ...]:
@@ -70,13 +74,16 @@ class World:
         return INPUTS[name]
 
     def parameters(self, name: str) -> dict[str, str]:
-        def told(key: str) -> str:
-            return self.response if key == "csd.response" and self.chosen[key] else plain(self.chosen[key])
+        def text(key: str) -> str:
+            return self.response if key == "csd.wm_response" and self.chosen[key] else plain(self.chosen[key])
 
-        return {key.partition(".")[2]: told(key) for key in USED[name]}
+        return {key.partition(".")[2]: text(key) for key in USED[name]}
+
+    def weights_of(self, name: str) -> str | None:
+        return self.weights[NETWORKS[name]] if name in NETWORKS else ""
 
     def code(self, name: str) -> Code:
-        return self.numbers[name], tuple(sorted(self.parameters(name).items()))
+        return self.algorithm_versions[name], tuple(sorted(self.parameters(name).items())), self.weights_of(name)
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Made:
+class Materialized:
     name: str
     code: Code
     inputs: Mapping[str, str]
@@ -94,166 +101,169 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Lost:
+class MissingFromStore:
     name: str
 
 
 @dataclass(frozen=True)
 class Stored:
     text: str
-    kept: Kept = "whole"
+    condition: Condition = "intact"
 
 
 @dataclass
 class Run:
-    """What is known of a run: what became of each step, and whether it still waits or works."""
+    """The state of each step of a run, and whether the run is queued or running."""
 
-    fates: dict[str, Fate]
-    under_way: bool = True
+    steps: dict[str, StepState]
+    is_active: bool = True
 
 
 @dataclass
 class Subject:
-    """One subject: its files, what was seen of them, what was told since it was added, and what the store has."""
+    """One subject: its source files, what was observed of them, its journal, runs and stored derivatives."""
 
     world: World
-    files: dict[str, bool]  # whether each has its other content: brighter, more_weighted, turned, smaller
-    is_there: bool = False
-    seen: dict[str, str] = field(default_factory=dict)
-    journal: list[Planned | Made | Lost] = field(default_factory=list)
+    files: dict[str, bool]  # whether each has its second content: brighter, more_weighted, rotated, smaller
+    is_present: bool = False
+    observed: dict[str, str] = field(default_factory=dict)
+    journal: list[Planned | Materialized | MissingFromStore] = field(default_factory=list)
     runs: dict[str, Run] = field(default_factory=dict)
     store: dict[str, Stored] = field(default_factory=dict)
-    lived_before: set[str] = field(default_factory=set)  # what was recorded in an earlier life
+    materialized_before: set[str] = field(default_factory=set)  # before the subject was removed and added again
 
-    # What there is
+    # Its state
 
     def content(self, source: str) -> str:
-        """What would be read now."""
+        """The content of a source file."""
         subsample = int(str(self.world.chosen["source.subsample"]))
         if source == "provided_mask":
             return content_of_mask(smaller=self.files["smaller"], subsample=subsample)
-        return content_of_series(
+        return content_of_dwi(
             brighter=self.files["brighter"],
             more_weighted=self.files["more_weighted"],
-            turned=self.files["turned"],
+            rotated=self.files["rotated"],
             subsample=subsample,
             b0_threshold=float(str(self.world.chosen["source.b0_threshold"])),
         )
 
-    def made(self, name: str) -> Made | None:
-        return next((one for one in reversed(self.journal) if isinstance(one, Made) and one.name == name), None)
+    def materialization(self, name: str) -> Materialized | None:
+        return next((one for one in reversed(self.journal) if isinstance(one, Materialized) and one.name == name), None)
 
     def recorded(self, name: str) -> str | None:
-        """What the log says of an asset, be it observed or made."""
+        """The observed or materialized content of an asset."""
         if name in SOURCES:
-            return self.seen.get(name)
-        made = self.made(name)
-        return made.text if made else None
+            return self.observed.get(name)
+        newest = self.materialization(name)
+        return newest.text if newest else None
 
-    def since_made(self, name: str) -> list[Planned | Made | Lost]:
-        """What was told of a derivative after it was last made, newest first."""
-        told: list[Planned | Made | Lost] = []
+    def since_materialized(self, name: str) -> list[Planned | Materialized | MissingFromStore]:
+        """The journal of a derivative after its newest materialization, newest first."""
+        entries: list[Planned | Materialized | MissingFromStore] = []
         for one in reversed(self.journal):
             if one.name == name:
-                if isinstance(one, Made):
+                if isinstance(one, Materialized):
                     break
-                told.append(one)
-        return told
+                entries.append(one)
+        return entries
 
     def differs(self, name: str) -> bool:
-        """Whether it would now be made from something else than it was."""
-        made = self.made(name)
-        assert made is not None
-        if made.code != self.world.code(name) or set(made.inputs) != set(self.world.inputs(name)):
+        """Whether code, parameters or inputs differ from those of its newest materialization."""
+        newest = self.materialization(name)
+        assert newest is not None
+        if newest.code != self.world.code(name) or set(newest.inputs) != set(self.world.inputs(name)):
             return True
-        return any(self.recorded(key) not in (None, text) for key, text in made.inputs.items())
+        return any(self.recorded(key) not in (None, text) for key, text in newest.inputs.items())
 
     def state(self, name: str) -> str:
-        since, made = self.since_made(name), self.made(name)
+        since, newest = self.since_materialized(name), self.materialization(name)
         plans = [one for one in since if isinstance(one, Planned)]
-        if any(self.runs[plan.run].under_way for plan in plans):
+        if any(self.runs[plan.run].is_active for plan in plans):
             return "running"
-        if plans and self.runs[plans[0].run].fates[name] == "failed":
+        if plans and self.runs[plans[0].run].steps[name] == "failed":
             return "failed"
-        if made is None or any(isinstance(one, Lost) for one in since):
+        if newest is None or any(isinstance(one, MissingFromStore) for one in since):
             return "missing"
         if self.differs(name):
             return "stale"
-        if not all(self.settled(parent) for parent in self.world.inputs(name) if parent in INPUTS):
+        if not all(self.is_up_to_date(parent) for parent in self.world.inputs(name) if parent in INPUTS):
             return "stale-upstream"
-        return "not-applicable" if made.text.startswith(NONE) else "fresh"
+        return "not-applicable" if newest.text.startswith(NONE) else "fresh"
 
-    def settled(self, name: str) -> bool:
+    def is_up_to_date(self, name: str) -> bool:
         return self.state(name) in ("fresh", "not-applicable")
 
-    def unsettled(self, names: Collection[str]) -> list[str]:
-        return [name for name in NAMES if name in names and not self.settled(name)]
+    def out_of_date(self, names: Collection[str]) -> list[str]:
+        return [name for name in NAMES if name in names and not self.is_up_to_date(name)]
 
-    def under_way(self) -> bool:
+    def has_active_run(self) -> bool:
         return any(self.state(name) == "running" for name in NAMES)
 
     def holds(self, name: str) -> bool:
-        """Whether the store has, as far as names of files tell, what the log says."""
+        """Whether the store has the recorded derivative, judged by its sidecar and the names of its files."""
         stored = self.store.get(name)
-        return stored is not None and stored.text == self.recorded(name) and stored.kept != "without a file"
+        return stored is not None and stored.text == self.recorded(name) and stored.condition != "without a file"
 
     def ideal(self, name: str) -> str:
-        """What a derivative is when all is made from the start, from what was seen last."""
+        """The result if everything is computed from the newest observed sources."""
         if name in SOURCES:
-            return self.seen[name]
-        return self.becomes(name, {key: self.ideal(key) for key in self.world.inputs(name)})
+            return self.observed[name]
+        return self.result(name, {key: self.ideal(key) for key in self.world.inputs(name)})
 
-    def becomes(self, name: str, inputs: Mapping[str, str]) -> str:
+    def result(self, name: str, inputs: Mapping[str, str]) -> str:
         for key, text in inputs.items():
             if text.startswith(NONE):
                 return f"{NONE}needs {key}, which is not applicable: {text.removeprefix(NONE)}"
-        return outcome(name, self.world.numbers[name], inputs, self.world.parameters(name))
+        parameters = self.world.parameters(name)
+        if name in NETWORKS:
+            parameters[NETWORKS[name]] = str(self.world.weights_of(name))
+        return outcome(name, self.world.algorithm_versions[name], inputs, parameters)
 
-    # What happens
+    # Events
 
-    def look(self) -> None:
-        """The source is looked at; one that was not there begins a new life, of which the store knows nothing."""
-        if not self.is_there:
-            self.lived_before |= {one.name for one in self.journal if isinstance(one, Made)}
-            self.is_there, self.seen, self.journal, self.runs = True, {}, [], {}
-        self.seen["dwi"] = self.content("dwi")
+    def ingest(self) -> None:
+        """Ingest of the source. A subject that was removed starts with an empty journal."""
+        if not self.is_present:
+            self.materialized_before |= {one.name for one in self.journal if isinstance(one, Materialized)}
+            self.is_present, self.observed, self.journal, self.runs = True, {}, [], {}
+        self.observed["dwi"] = self.content("dwi")
         if self.world.chosen["brain_mask.method"] == "provided":
-            self.seen["provided_mask"] = self.content("provided_mask")
+            self.observed["provided_mask"] = self.content("provided_mask")
 
     def plan(self, run: str, names: Collection[str]) -> None:
-        self.runs[run] = Run(dict.fromkeys(names, "to come"))
+        self.runs[run] = Run(dict.fromkeys(names, "pending"))
         self.journal += [Planned(name, run) for name in NAMES if name in names]
 
-    def lose(self, name: str) -> None:
-        self.journal.append(Lost(name))
+    def report_missing(self, name: str) -> None:
+        self.journal.append(MissingFromStore(name))
 
     def end(self, run: str, failed: Collection[str]) -> None:
-        """A run that was under way is over; of what was to come, these failed."""
+        """A run ends; of its pending steps, these failed."""
         one = self.runs.get(run)
         if one is None:
-            return  # of an earlier life
-        one.under_way = False
-        for name, fate in one.fates.items():
-            if fate == "to come":
-                one.fates[name] = "failed" if name in failed else "not reached"
+            return  # of the subject before it was removed
+        one.is_active = False
+        for name, state in one.steps.items():
+            if state == "pending":
+                one.steps[name] = "failed" if name in failed else "not reached"
 
 
 @dataclass
-class Played:
-    """What the model says of one run: the steps that began, what was computed, what was found to be lost."""
+class ExpectedRun:
+    """What the model expects of one run: steps that start, derivatives that are computed, and those found missing."""
 
-    began: list[str] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)
     computed: list[str] = field(default_factory=list)
-    lost: set[str] = field(default_factory=set)
+    missing: set[str] = field(default_factory=set)
     ended_early: bool = False
 
 
 class _Ended(Exception):
-    """The run is at the place where it is to end early."""
+    """The run has reached the point where it ends early."""
 
 
 class _Failed(Exception):
-    """The step cannot be made."""
+    """The step fails."""
 
 
 def play(
@@ -262,44 +272,50 @@ def play(
     names: Collection[str],
     order: Sequence[str],
     *,
-    force: bool = False,
+    forced: Collection[str] = (),
     end: tuple[str, str] | None = None,
-) -> Played:
-    """One run of these derivatives, in the order in which Dagster began them; `end` is where and how it ends early."""
+) -> ExpectedRun:
+    """One run of these derivatives, in the order in which Dagster started them.
+
+    `end` is the step during which it ends early, and how.
+    """
     subject.plan(run, names)
-    fates, played, memory = subject.runs[run].fates, Played(), set[str]()
+    steps, expected, memory = subject.runs[run].steps, ExpectedRun(), set[str]()
     for name in (*order, *(name for name in NAMES if name in names and name not in order)):
-        if any(fates[parent] != "made" for parent in subject.world.inputs(name) if parent in names):
-            fates[name] = "not reached"
+        if any(steps[parent] != "succeeded" for parent in subject.world.inputs(name) if parent in names):
+            steps[name] = "not reached"
             continue
-        played.began.append(name)
+        expected.started.append(name)
         try:
-            subject.journal.append(_step(subject, name, played, memory, force, end))
-            fates[name] = "made"
+            subject.journal.append(_step(subject, name, expected, memory, name in forced, end))
+            steps[name] = "succeeded"
         except _Failed:
-            fates[name] = "failed"
+            steps[name] = "failed"
         except _Ended:
-            played.ended_early = True
-            if not (end and end[1].startswith("killed")):  # of a killed one nobody knows
+            expected.ended_early = True
+            if not (end and end[1].startswith("killed")):  # a killed run cannot record its end
                 subject.end(run, failed=[name])
-            return played
+            return expected
     subject.end(run, failed=[])
-    return played
+    return expected
 
 
 def _step(
-    subject: Subject, name: str, played: Played, memory: set[str], force: bool, end: tuple[str, str] | None
-) -> Made:
-    """What is told of a derivative after its step; `memory` has what the run need not read from the store."""
+    subject: Subject, name: str, expected: ExpectedRun, memory: set[str], force: bool, end: tuple[str, str] | None
+) -> Materialized:
+    """The materialization that a step records; `memory` has the values that the run does not read from the store."""
     inputs: dict[str, str] = {}
     for key in subject.world.inputs(name):
         text = subject.recorded(key)
         if text is None:
             raise _Failed
         inputs[key] = text
-    before = subject.made(name)
-    lost = any(isinstance(one, Lost) for one in subject.since_made(name))
-    if before and not force and not subject.differs(name) and not lost and subject.holds(name):
+    is_computed = not any(text.startswith(NONE) for text in inputs.values())
+    if is_computed and subject.world.weights_of(name) is None:
+        raise _Failed  # they cannot be downloaded
+    before = subject.materialization(name)
+    missing = any(isinstance(one, MissingFromStore) for one in subject.since_materialized(name))
+    if before and not force and not subject.differs(name) and not missing and subject.holds(name):
         return before
     for key, text in inputs.items():
         if key in SOURCES:
@@ -307,22 +323,22 @@ def _step(
                 raise _Failed
         elif key not in memory:
             if subject.store.get(key) != Stored(text):
-                subject.lose(key)
-                played.lost.add(key)
+                subject.report_missing(key)
+                expected.missing.add(key)
                 raise _Failed
             memory.add(key)
-    if not any(text.startswith(NONE) for text in inputs.values()):
-        played.computed.append(name)
+    if is_computed:
+        expected.computed.append(name)
         if end and end[0] == name and end[1] != WRITTEN:
             raise _Ended
         if name in subject.world.broken:
             raise _Failed
-    made = Made(name, subject.world.code(name), inputs, subject.becomes(name, inputs))
-    subject.store[name] = Stored(made.text)
+    new = Materialized(name, subject.world.code(name), inputs, subject.result(name, inputs))
+    subject.store[name] = Stored(new.text)
     if end == (name, WRITTEN):
         raise _Ended
     memory.add(name)
-    return made
+    return new
 
 
 def update(
@@ -330,24 +346,26 @@ def update(
     names: Collection[str],
     next_run: Callable[[], tuple[str, Sequence[str]]],
     *,
-    force: bool = False,
+    forced: Collection[str] = (),
     trust_log: bool = False,
     end: tuple[str, str] | None = None,
-) -> list[Played]:
-    """All runs until what is asked for is made, where nothing fails: another one as long as something was found to be
-    lost. `next_run` gives the id of the next run that Dagster has, and the steps in the order in which they began."""
+) -> list[ExpectedRun]:
+    """All runs of a command: one, and another one whenever a requested derivative was found missing.
+
+    `next_run` returns the id of the next run in Dagster, and its steps in the order in which they started.
+    """
     if not trust_log:
-        for name in [name for name in names if subject.settled(name) and not subject.holds(name)]:
-            subject.lose(name)
-    if subject.under_way() and not force:
+        for name in [name for name in names if subject.is_up_to_date(name) and not subject.holds(name)]:
+            subject.report_missing(name)
+    if subject.has_active_run() and not forced:
         return []
-    runs: list[Played] = []
-    wanted = list(names) if force else subject.unsettled(names)
+    runs: list[ExpectedRun] = []
+    wanted = [name for name in names if name in forced or not subject.is_up_to_date(name)]
     while wanted:
         run, order = next_run()
-        runs.append(play(subject, run, wanted, order, force=force, end=end))
+        runs.append(play(subject, run, wanted, order, forced=forced, end=end))
         if runs[-1].ended_early:
-            break  # and with it the whole command
-        force = False
-        wanted = subject.unsettled(names) if runs[-1].lost & set(names) else []
+            break  # and with it the command
+        forced = ()
+        wanted = subject.out_of_date(names) if runs[-1].missing & set(names) else []
     return runs

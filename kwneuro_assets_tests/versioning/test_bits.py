@@ -1,6 +1,6 @@
-"""The bits of every derivative and its code version: the same in every process, whatever the hash seed and the threads.
+"""Every derivative and code version is bit-identical in every process, whatever the hash seed and number of threads.
 
-Most comparisons are between fresh processes (of `benchmarks.bits`), as a process reads these variables when it starts.
+Most comparisons are between new processes (of `testkit/bits.py`), because a process reads these variables at its start.
 """
 
 from __future__ import annotations
@@ -15,24 +15,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.bits import PEAKS, ROOT, STEPS, THREADS, compute_apart, read_inputs, write_inputs
 from kwneuro_assets.assets import DERIVATIVES
 from kwneuro_assets.derivations import csd, peaks
 from kwneuro_assets.derivations.brain import extract_brain
 from kwneuro_assets_tests.derivations.test_brain import head, nnunet_weights  # noqa: F401, the second is a fixture
+from kwneuro_assets_tests.testkit import small_networks
+from kwneuro_assets_tests.testkit.bits import (
+    PEAKS,
+    ROOT,
+    STEPS,
+    THREADS,
+    compute_in_new_process,
+    read_inputs,
+    write_inputs,
+)
+from kwneuro_assets_tests.testkit.small_networks import TRACTSEG_CUBE, TRACTSEG_FILTERS
 
 ONE = {"PYTHONHASHSEED": "1", **dict.fromkeys(THREADS, "1")}
 THREE = {"PYTHONHASHSEED": "2", **dict.fromkeys(THREADS, "3")}
 BRAINS = tuple(step for step in STEPS if "hd-bet" in step)
 TRACTS = tuple(step for step in STEPS if step.startswith("tract_"))
-FILTERS = 4
-# TractSeg's cube and network, made small through its own configuration, as in the tests of tracts.
-SMALL_TRACTSEG = f"""
-from tractseg.data import dataset_specific_utils
-from tractseg.experiments import base
-dataset_specific_utils.get_correct_input_dim = lambda config: (32, 32)
-base.Config.UNET_NR_FILT = {FILTERS}
-"""
+SMALL_TRACTSEG = f"from {small_networks.__name__} import shrink_tractseg\nshrink_tractseg()"
 CODE_VERSIONS = """
 from kwneuro_assets.assets import DERIVATIVES
 from kwneuro_assets.settings import PipelineSettings
@@ -42,25 +45,27 @@ print({derivative.name: derivative.code_version(PipelineSettings()) for derivati
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory, nnunet_weights: Path) -> Path:  # noqa: F811
-    return write_inputs(tmp_path_factory.mktemp("bits"), hd_bet=nnunet_weights, peak_grid=32, filters=FILTERS)
+    return write_inputs(
+        tmp_path_factory.mktemp("bits"), hd_bet=nnunet_weights, peak_grid=TRACTSEG_CUBE, filters=TRACTSEG_FILTERS
+    )
 
 
 def differing(inputs: Path, steps: Sequence[str], before: str = "pass") -> dict[str, str]:
-    """What is not the same between one thread and three, each with a hash seed of its own."""
-    one, three = (compute_apart(inputs, steps, environment, before=before) for environment in (ONE, THREE))
+    """The differences, by step, between one thread and three with another hash seed."""
+    one, three = (compute_in_new_process(inputs, steps, environment, before=before) for environment in (ONE, THREE))
     for step in steps:
         values = one[step].values.values()
-        assert values, one[step].version  # which is then the reason why there are none
+        assert values, one[step].version  # the reason, if not applicable
         assert any(np.ptp(array) > 0 for array in values), f"{step} is too empty to be compared"
-    return {step: three[step].against(one[step]) for step in steps if three[step].version != one[step].version}
+    return {step: three[step].compare(one[step]) for step in steps if three[step].version != one[step].version}
 
 
-def test_every_derivative_is_measured() -> None:
+def test_every_derivative_is_compared() -> None:
     assert {step.split()[0] for step in STEPS} == {derivative.name for derivative in DERIVATIVES}
 
 
 def test_code_versions_are_the_same_in_every_process() -> None:
-    told = [
+    outputs = [
         subprocess.run(
             [sys.executable, "-c", CODE_VERSIONS],
             env={**os.environ, **environment, "PYTHONPATH": str(ROOT)},
@@ -70,26 +75,26 @@ def test_code_versions_are_the_same_in_every_process() -> None:
         ).stdout
         for environment in (ONE, THREE)
     ]
-    assert told[0] == told[1]
-    assert all(derivative.name in told[0] for derivative in DERIVATIVES)
+    assert outputs[0] == outputs[1]
+    assert all(derivative.name in outputs[0] for derivative in DERIVATIVES)
 
 
-def test_hash_seed_and_threads_change_no_bit(inputs: Path) -> None:
+def test_hash_seed_and_threads_change_no_bits(inputs: Path) -> None:
     assert differing(inputs, [step for step in STEPS if step not in (*BRAINS, *TRACTS)]) == {}
 
 
 @pytest.mark.slow
-def test_hash_seed_and_threads_change_no_bit_of_a_brain_mask(inputs: Path) -> None:
+def test_hash_seed_and_threads_change_no_bits_of_a_brain_mask(inputs: Path) -> None:
     assert differing(inputs, BRAINS) == {}
 
 
 @pytest.mark.slow
-def test_hash_seed_and_threads_change_no_bit_of_tracts(inputs: Path) -> None:
+def test_hash_seed_and_threads_change_no_bits_of_tracts(inputs: Path) -> None:
     assert differing(inputs, TRACTS, before=SMALL_TRACTSEG) == {}
 
 
-def test_deconvolution_has_one_thread_of_blas(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its float64 differs between one thread and two; the float32 that is stored rarely does, so it is no proof."""
+def test_deconvolution_uses_one_blas_thread(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The float64 results differ between one thread and two; the stored float32 rarely does and so is no proof."""
     from threadpoolctl import threadpool_info
 
     counts: set[int] = set()
@@ -104,11 +109,11 @@ def test_deconvolution_has_one_thread_of_blas(inputs: Path, monkeypatch: pytest.
     assert counts == {1}
 
 
-def test_each_pass_of_a_network_has_one_thread(
+def test_each_pass_of_a_network_uses_one_thread(
     nnunet_weights: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its probabilities differ between one thread and two; the mask rarely does, so it is no proof."""
+    """The probabilities differ between one thread and two; the mask rarely does and so is no proof."""
     import torch
 
     counts: set[int] = set()

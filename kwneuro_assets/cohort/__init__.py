@@ -1,0 +1,1 @@
+"""Operations over many subjects: status, selection, runs, comparison and pruning."""

@@ -1,0 +1,1 @@
+"""The figure and the summary numbers of each derivative."""

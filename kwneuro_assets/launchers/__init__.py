@@ -1,0 +1,1 @@
+"""Where runs execute: the run queue, and the liveness of their processes."""
