@@ -198,15 +198,15 @@ def _markdown(documentation: str) -> str:
 
 def files_page() -> str:
     """Each asset with its files and description, and the keys of a sidecar."""
-    from kwneuro_assets.assets import ALL_DERIVATIVES, GROUP_DERIVATIVE
+    from kwneuro_assets.assets import ALL_DERIVATIVES, GROUP_DERIVATIVES
 
     parts = [
         "# Files and sidecars",
         "Files of a subject are stored in `sub-LABEL/[ses-LABEL/]dwi/`, those of the cohort at the root of the store; "
-        "`<p>` is `sub-LABEL[_ses-LABEL]`. Every derivative has one JSON sidecar, written last, and one figure "
-        "(`<stem>_figure.png`). [Storage](../storage.md) describes how they are written.",
+        "`<p>` is `sub-LABEL[_ses-LABEL]`. Every derivative has one JSON sidecar, written last, and all but pages and "
+        "tables of the cohort have a figure (`<stem>_figure.png`). [Storage](../storage.md) describes how they are written.",
     ]
-    for derivative in (*ALL_DERIVATIVES, GROUP_DERIVATIVE):
+    for derivative in (*ALL_DERIVATIVES, *GROUP_DERIVATIVES):
         files = "\n".join(f"- `{file}`" for file in _files(derivative))
         parts += [f"## {derivative.name}", _markdown(inspect.getdoc(derivative.compute) or ""), files]
         fields = "\n".join(

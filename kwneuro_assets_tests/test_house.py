@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import kwneuro_assets
-from kwneuro_assets.assets import ALL_DERIVATIVES, GROUP_DERIVATIVE
+from kwneuro_assets.assets import ALL_DERIVATIVES, GROUP_DERIVATIVES
 from kwneuro_assets.settings import PipelineSettings, settings_table
 from kwneuro_assets.storage.names import NAMES
 from kwneuro_assets_tests.testkit.layers import (
@@ -87,7 +87,7 @@ def test_science_imports_no_path_handling_of_the_store(layer: str) -> None:
 
 
 def test_every_derivative_has_a_name_in_the_store_and_a_description() -> None:
-    derivatives = (*ALL_DERIVATIVES, GROUP_DERIVATIVE)
+    derivatives = (*ALL_DERIVATIVES, *GROUP_DERIVATIVES)
     assert {derivative.name for derivative in derivatives} == set(NAMES)
     assert all(derivative.description for derivative in derivatives)
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dagster import AssetsDefinition
 
 from kwneuro_assets.assets.brain_mask import brain_mask
+from kwneuro_assets.assets.cohort_qc import cohort_qc
+from kwneuro_assets.assets.cohort_report import cohort_report
 from kwneuro_assets.assets.csd_peaks import csd_peaks
 from kwneuro_assets.assets.denoised_dwi import denoised_dwi
 from kwneuro_assets.assets.derivative import Derivative
 from kwneuro_assets.assets.dti import dti
+from kwneuro_assets.assets.dwi_qc import dwi_qc
 from kwneuro_assets.assets.fiber_response import fiber_response
 from kwneuro_assets.assets.group_response import group_response
 from kwneuro_assets.assets.mean_b0 import mean_b0
@@ -16,6 +19,7 @@ from kwneuro_assets.assets.mechanism.building import build_asset
 from kwneuro_assets.assets.mni_alignment import mni_alignment
 from kwneuro_assets.assets.noddi import noddi
 from kwneuro_assets.assets.source import build_source_assets
+from kwneuro_assets.assets.subject_report import subject_report
 from kwneuro_assets.assets.tract_endings import tract_endings
 from kwneuro_assets.assets.tract_masks import tract_masks
 from kwneuro_assets.assets.tract_orientations import tract_orientations
@@ -34,9 +38,13 @@ ALL_DERIVATIVES: tuple[Derivative, ...] = (
     tract_masks,
     tract_endings,
     tract_orientations,
+    dwi_qc,
+    subject_report,
 )
 
-GROUP_DERIVATIVE = group_response
+GROUP_DERIVATIVE = group_response  # the one on which derivatives of subjects may depend
+COHORT_DERIVATIVES = (cohort_qc, cohort_report)  # in topological order; nothing of a subject depends on them
+GROUP_DERIVATIVES = (GROUP_DERIVATIVE, *COHORT_DERIVATIVES)
 
 
 def derivatives(settings: PipelineSettings) -> tuple[Derivative, ...]:
@@ -49,5 +57,5 @@ DERIVATIVES = derivatives(PipelineSettings())  # under the default settings
 
 def build_assets(settings: PipelineSettings) -> list[AssetsDefinition]:
     """The Dagster assets for one snapshot of the settings."""
-    existing = (*derivatives(settings), GROUP_DERIVATIVE)
+    existing = (*derivatives(settings), *GROUP_DERIVATIVES)
     return [*build_source_assets(settings), *(build_asset(derivative, settings) for derivative in existing)]

@@ -18,19 +18,44 @@ from typing import Any
 from dagster import DagsterInstance
 
 from kwneuro_assets.imaging.content_hash import Value
+from kwneuro_assets.qc.checks import Check
+from kwneuro_assets.qc.metrics import CheckName
+from kwneuro_assets.reports.content import Step
 from kwneuro_assets.resources.network_weights import digests_in_use
 from kwneuro_assets.settings import PipelineSettings, Section
 from kwneuro_assets.versioning.code import Code, Parameters, library_versions, parameters, release
 
 Inputs = Mapping[str, Any]
-Figure = Callable[[Any, Inputs, str], bytes]
+Figure = Callable[[Any, Inputs, str], bytes] | None
 Summary = Callable[[Any, Inputs], Mapping[str, float | int | str | Mapping[str, float]]]
 Pool = str | Callable[[PipelineSettings], str | None] | None
 Names = tuple[str, ...] | Callable[[PipelineSettings], tuple[str, ...]]
 Condition = Callable[[PipelineSettings], bool]
 Members = Callable[[DagsterInstance, PipelineSettings], list[str]]
 
-PROVIDED = ("progress", "networks")  # parameters of a derivative's function that are neither assets nor settings
+# Parameters of a derivative's function that are neither assets nor settings; `mechanism.execution` provides them.
+PROVIDED = ("subject", "progress", "networks", "steps", "stored_file", "previous", "project")
+
+
+@dataclass(frozen=True)
+class Project:
+    """What a snapshot of the project is taken from: the event log and the settings."""
+
+    instance: DagsterInstance
+    settings: PipelineSettings
+
+
+@dataclass(frozen=True)
+class Checks:
+    """The asset checks of a derivative.
+
+    Attributes:
+        descriptions: What each check looks at, by its name.
+        evaluate: Returns the result of each check, from the value and the settings.
+    """
+
+    descriptions: Mapping[CheckName, str]
+    evaluate: Callable[[Any, PipelineSettings], tuple[Check, ...]]
 
 
 @dataclass(frozen=True)
@@ -47,20 +72,26 @@ class Derivative:
     version_relevant: Names = ()
     networks: Names = ()
     bids: Mapping[str, Any] = field(default_factory=dict)
+    dictionary: Callable[[Any], Mapping[str, Any]] | None = None
     pool: Pool = None
     optional_inputs: Mapping[str, Condition] = field(default_factory=dict)
+    may_be_missing: frozenset[str] = frozenset()
     accepts_not_applicable: frozenset[str] = frozenset()
     reference_grid: str | None = None
     members: Members | None = None
     only_if: Condition | None = None
+    checks: Checks | None = None
+    follows_members: bool = False
+    is_snapshot: bool = False
 
     def __post_init__(self) -> None:
         parameters = inspect.signature(self.compute).parameters
         with_default = {name for name, one in parameters.items() if one.default is not one.empty}
-        if with_default != set(self.optional_inputs):
+        if with_default != self.may_be_missing.union(self.optional_inputs):
             raise TypeError(
-                f"{self.name}: expected a default for exactly the optional_inputs, found optional_inputs "
-                f"{sorted(self.optional_inputs)} and parameters with a default {sorted(with_default)}"
+                f"{self.name}: expected a default for exactly the optional_inputs and those that may_be_missing, found "
+                f"{sorted(self.may_be_missing.union(self.optional_inputs))} and parameters with a default "
+                f"{sorted(with_default)}"
             )
         if unknown := self.accepts_not_applicable - set(parameters):
             raise TypeError(f"{self.name}: accepts_not_applicable names no parameter: {', '.join(sorted(unknown))}")
@@ -100,10 +131,17 @@ class Derivative:
         return tuple(name for name in names if name in PROVIDED or name in self.views)
 
     @property
+    def unread_inputs(self) -> frozenset[str]:
+        """Names of the inputs of which the function takes the record, a `Step`, and not the value."""
+        kinds = typing.get_type_hints(self.compute)
+        return frozenset(name for name, kind in kinds.items() if kind is Step or Step in typing.get_args(kind))
+
+    @property
     def required_inputs(self) -> tuple[str, ...]:
-        """Names of the input assets that it has under any settings."""
-        names, injected = inspect.signature(self.compute).parameters, self.injected
-        return tuple(name for name in names if name not in injected and name not in self.optional_inputs)
+        """Names of the input assets that it has under any settings and without which it cannot be computed."""
+        names = inspect.signature(self.compute).parameters
+        others = {*self.injected, *self.optional_inputs, *self.may_be_missing}
+        return tuple(name for name in names if name not in others)
 
     def exists(self, settings: PipelineSettings) -> bool:
         """Whether there is such an asset under these settings."""
@@ -155,7 +193,9 @@ def own_parameters(settings: Iterable[Section]) -> Parameters:
 @functools.cache
 def _views(compute: Callable[..., Value]) -> Mapping[str, type[Section]]:
     kinds = {name: kind for name, kind in typing.get_type_hints(compute).items() if name != "return"}
-    return {name: kind for name, kind in kinds.items() if inspect.isclass(kind) and issubclass(kind, Section)}
+    # Python 3.10 takes a type like list[str] for a class.
+    classes = {name: kind for name, kind in kinds.items() if inspect.isclass(kind) and typing.get_origin(kind) is None}
+    return {name: kind for name, kind in classes.items() if issubclass(kind, Section)}
 
 
 def derivative(
@@ -169,19 +209,24 @@ def derivative(
     version_relevant: Names = (),
     networks: Names = (),
     bids: Mapping[str, Any] | None = None,
+    dictionary: Callable[[Any], Mapping[str, Any]] | None = None,
     pool: Pool = None,
     optional_inputs: Mapping[str, Condition] | None = None,
+    may_be_missing: Collection[str] = (),
     accepts_not_applicable: Collection[str] = (),
     reference_grid: str | None = None,
     members: Members | None = None,
     only_if: Condition | None = None,
+    checks: Checks | None = None,
+    follows_members: bool = False,
+    is_snapshot: bool = False,
 ) -> Callable[[Callable[..., Value]], Derivative]:
     """Declare a derivative.
 
     Args:
         group: Asset group in Dagster.
         version: Algorithm version, raised whenever the results change.
-        figure: Draws the value as PNG, from the value, the inputs and a title.
+        figure: Draws the value as PNG, from the value, the inputs and a title; None for a value that shows itself.
         summary: Computes the summary numbers that the materialization shows, from the value and the inputs.
         kinds: Kinds that Dagster shows, such as the file format.
         libraries: Distributions whose versions are recorded.
@@ -191,8 +236,11 @@ def derivative(
         networks: Networks whose weights the function uses, or a function that returns them for given settings. The
             digests of their files count for the code version.
         bids: BIDS fields of the sidecar.
+        dictionary: Returns further fields for a value, such as the data dictionary of a table.
         pool: Concurrency pool of the step, or a function that returns it for given settings.
-        optional_inputs: For each parameter with a default: the condition on the settings under which it is an input.
+        optional_inputs: Parameters with a default: the condition on the settings under which each is an input.
+        may_be_missing: Parameters with a default: inputs without which the derivative is computed all the same, with
+            the default in their place, if they were never materialized.
         accepts_not_applicable: Inputs that may be `NotApplicable` for a subject: the function gets that value. If any
             other input is `NotApplicable`, so is the derivative, and the function is not called.
         reference_grid: The derivative whose image defines the voxel grid (BIDS `SpatialReference`); None for a value
@@ -200,6 +248,9 @@ def derivative(
         members: For an asset without partitions: the subjects whose values it is computed from. Each input is then a
             mapping from subject to value. None for an asset with one value per subject.
         only_if: The condition on the settings under which the asset exists; None if it always does.
+        checks: The asset checks, which are evaluated whenever its step runs.
+        follows_members: For an asset without partitions: whether it is stale when members were added or removed.
+        is_snapshot: Whether it shows the state of the project, too, so that a step is never skipped as up to date.
 
     The decorator raises TypeError if the function's defaults do not match `optional_inputs`, or if two of its settings
     have the same name.
@@ -217,12 +268,17 @@ def derivative(
             version_relevant=version_relevant,
             networks=networks,
             bids=bids or {},
+            dictionary=dictionary,
             pool=pool,
             optional_inputs=optional_inputs or {},
+            may_be_missing=frozenset(may_be_missing),
             accepts_not_applicable=frozenset(accepts_not_applicable),
             reference_grid=reference_grid,
             members=members,
             only_if=only_if,
+            checks=checks,
+            follows_members=follows_members,
+            is_snapshot=is_snapshot,
         )
 
     return declare

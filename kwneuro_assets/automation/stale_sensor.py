@@ -88,22 +88,36 @@ def requests(
     derivative.
     """
     chosen, inputs = set(select(settings, settings.automation.select)).difference(blocked), _inputs(settings)
+    may_be_missing = {derivative.name: derivative.may_be_missing for derivative in derivatives(settings)}
     return {
         subject: names
         for subject, row in states.items()
-        if not has_active_run(row) and (names := _due(row, chosen, inputs, settings.automation, now))
+        if not has_active_run(row) and (names := _due(row, chosen, inputs, may_be_missing, settings.automation, now))
     }
 
 
 def _due(
-    row: Mapping[str, Status], chosen: Collection[str], inputs: Inputs, settings: AutomationSettings, now: float
+    row: Mapping[str, Status],
+    chosen: Collection[str],
+    inputs: Inputs,
+    may_be_missing: Mapping[str, frozenset[str]],
+    settings: AutomationSettings,
+    now: float,
 ) -> list[str]:
-    """The derivatives of one subject that are due, and those downstream of them; none whose inputs are not ready."""
+    """The derivatives of one subject that are due, and those downstream of them; none whose inputs are not ready.
+
+    An input that may be missing is ready, too, if no attempt at it is due: it failed, or is not to be computed.
+    """
     due: list[str] = []
     for name, status in row.items():
         upstream = [parent for parent in inputs[name] if parent in row]
         follows = any(parent in due for parent in upstream)
-        ready = all(row[parent].is_up_to_date or parent in due for parent in upstream)
+        ready = all(
+            row[parent].is_up_to_date
+            or parent in due
+            or (parent in may_be_missing[name] and row[parent].state in ("missing", "failed"))
+            for parent in upstream
+        )
         wanted = name in chosen and not status.is_up_to_date and (follows or _is_trigger(status, settings))
         if wanted and ready and _may_start(status, settings, now):
             due.append(name)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from kwneuro_assets.cli.report_commands import report
 from kwneuro_assets.cli.run_commands import diff, run, status
 from kwneuro_assets.cli.source_commands import ingest, prune
 from kwneuro_assets.cli.store_commands import export, verify
@@ -32,6 +33,7 @@ def main(context: click.Context, home: Path | None) -> None:
       kwneuro-assets demo                 compute all for a synthetic subject
       kwneuro-assets --home HOME run      compute all for the subjects in HOME/source
       kwneuro-assets --home HOME status   show what is missing, fresh or stale
+      kwneuro-assets --home HOME report   build the reports and the cohort page
       kwneuro-assets --home HOME ui       open Dagster's UI
 
     \b
@@ -44,5 +46,5 @@ def main(context: click.Context, home: Path | None) -> None:
     context.obj = home
 
 
-for command in (demo, ingest, run, status, ui, diff, verify, export, prune, weights):
+for command in (demo, ingest, run, status, report, ui, diff, verify, export, prune, weights):
     main.add_command(command)

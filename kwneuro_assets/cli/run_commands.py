@@ -52,7 +52,7 @@ def run(
 
     The exit code is 1 if a derivative failed or a subject cannot be used.
     """
-    from kwneuro_assets.assets import GROUP_DERIVATIVE
+    from kwneuro_assets.assets import GROUP_DERIVATIVES
     from kwneuro_assets.cli.console import RunConsole, console, print_results
     from kwneuro_assets.cohort.run import Request, update_cohort
     from kwneuro_assets.cohort.selection import select_with_group
@@ -63,13 +63,15 @@ def run(
     if only and not selection:
         raise click.UsageError("--only requires --select.")
     if str(GROUP) in subjects:
+        names = ",".join(derivative.name for derivative in GROUP_DERIVATIVES)
         raise click.UsageError(
-            f"{GROUP} is no subject: --select {GROUP_DERIVATIVE.name} without --subject materializes its derivative."
+            f"{GROUP} is no subject: --select {names} without --subject materializes its derivatives."
         )
     with open_project(home) as (instance, settings):
         named = select_with_group(settings, selection)
-        # The group derivative affects all subjects: a run of some subjects computes it only if it is selected.
-        group_selected = bool(selection) and GROUP_DERIVATIVE.name in named
+        # The group response affects all subjects: a run of some subjects computes it only if it is selected.
+        of_group = {derivative.name for derivative in GROUP_DERIVATIVES}
+        group_selected = bool(selection) and not of_group.isdisjoint(named)
         request = Request(
             named, only=only, force=force, trust_log=stale,
             with_group=group_selected or not subjects, refresh_group=group_selected,
@@ -121,7 +123,7 @@ def status(home: Path | None, subjects: tuple[str, ...], why: bool, as_json: boo
 
     --json prints {subject: {asset: {"state", "why", "data_version", "code_version"}}}.
     """
-    from kwneuro_assets.assets import GROUP_DERIVATIVE
+    from kwneuro_assets.assets import GROUP_DERIVATIVE, GROUP_DERIVATIVES
     from kwneuro_assets.cli.console import print_group, print_status, print_unusable, print_warnings
     from kwneuro_assets.cohort.status import status_of, status_of_group
     from kwneuro_assets.ingestion.ingest_index import scanned_subjects
@@ -139,19 +141,18 @@ def status(home: Path | None, subjects: tuple[str, ...], why: bool, as_json: boo
         if unknown:
             raise click.ClickException(f"no such subject: {', '.join(sorted(unknown))}. `ingest` adds new subjects.")
         states = status_of(instance, settings, [key for key in subjects or known if key in known])
-        with_group = settings.csd.group_response or str(GROUP) in subjects
-        of_group = status_of_group(instance, settings) if with_group else None
+        shown = GROUP_DERIVATIVES if str(GROUP) in subjects else (GROUP_DERIVATIVE,) * settings.csd.group_response
+        of_group = {derivative.name: status_of_group(instance, settings, derivative) for derivative in shown}
     if as_json:
-        groups = {GROUP_DERIVATIVE.name: of_group} if of_group else {}
-        click.echo(json.dumps(_status_tree(states, unusable, warned, groups), indent=2))
+        click.echo(json.dumps(_status_tree(states, unusable, warned, of_group), indent=2))
     else:
         if states or not of_group:
             print_status(states, why, by_row=bool(subjects))
-        if of_group:
-            print_group(GROUP_DERIVATIVE.name, of_group)
+        for name, one in of_group.items():
+            print_group(name, one)
         print_warnings({key: one.warnings for key, one in warned.items()})
         print_unusable(unusable)
-    every = [*(one for row in states.values() for one in row.values()), *([of_group] if of_group else [])]
+    every = [*(one for row in states.values() for one in row.values()), *of_group.values()]
     if fail_if_stale and not all(one.is_up_to_date for one in every):
         sys.exit(OUT_OF_DATE)
 

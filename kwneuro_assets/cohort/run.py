@@ -10,7 +10,8 @@ from typing import Protocol
 from dagster import AssetSelection, DagsterInstance, Definitions
 from dagster import DagsterEventType as Event
 
-from kwneuro_assets.assets import GROUP_DERIVATIVE, build_assets, derivatives
+from kwneuro_assets.assets import COHORT_DERIVATIVES, GROUP_DERIVATIVE, build_assets, derivatives
+from kwneuro_assets.assets.derivative import Derivative
 from kwneuro_assets.assets.group_response import OF, members
 from kwneuro_assets.assets.mechanism.freshness import FORCE_TAG
 from kwneuro_assets.cohort.result import Result, run_results, skipped_result
@@ -79,12 +80,32 @@ def update_cohort(
 ) -> list[Result]:
     """Materialize what the request asks for, one subject after the other.
 
-    The order is: derivatives of the subjects upstream of the group derivative, the group derivative, those downstream.
-    Raises SettingsError if no subject belongs to the group, before anything is computed.
+    The order is: derivatives of the subjects upstream of the group response, the group response, those downstream, and
+    derivatives of the cohort. Raises SettingsError if no subject belongs to the group, before anything is computed.
     """
+    results = _update_subjects(instance, settings, subjects, request, display)
+    wanted = set(request.assets(settings)) if request.with_group else set()
+    for derivative in COHORT_DERIVATIVES:
+        if derivative.name in wanted:
+            with display(str(GROUP), [derivative.name]) as shown:
+                force = request.force and derivative.name in request.named
+                result = update_group(instance, settings, derivative, shown, refresh=True, force=force)
+                shown.finish([result])
+            results.append(replace(result, added=derivative.name not in request.named))
+    return results
+
+
+def _update_subjects(
+    instance: DagsterInstance,
+    settings: PipelineSettings,
+    subjects: Sequence[str],
+    request: Request,
+    display: DisplayFactory,
+) -> list[Result]:
+    """Bring derivatives of the subjects up to date, and the group response in between."""
     group = GROUP_DERIVATIVE.name
     assets = set(request.assets(settings))
-    of_subjects = assets - {group}
+    of_subjects = assets - {group}.union(derivative.name for derivative in COHORT_DERIVATIVES)
     if group not in assets or not request.with_group:
         return _update_each(instance, settings, dict.fromkeys(subjects, of_subjects), request, display)
     present, after = members(instance, settings), downstream_of_group(settings)
@@ -96,7 +117,7 @@ def update_cohort(
     results = _update_each(instance, settings, before, request, display)
     with display(str(GROUP), [group]) as shown:
         force = request.force and group in request.named
-        result = update_group(instance, settings, shown, refresh=request.refresh_group, force=force)
+        result = update_group(instance, settings, GROUP_DERIVATIVE, shown, refresh=request.refresh_group, force=force)
         result = replace(result, added=group not in request.named)
         shown.finish([result])
     if not result.added or result.outcome != "skipped":
@@ -182,9 +203,26 @@ def update_subject(
         # Only once per derivative: if it is missing again at once, another run would not help.
         wanted = out_of_date(states, assets) if missing - recomputed else []
         recomputed |= missing
+    left_out = _without_failed(settings, assets, results)
+    if left_out:
+        results |= {one.asset: one for one in _run(instance, settings, subject, left_out, progress, ())}
+        states = subject_status(instance, settings, subject)
     reported = [name for name in assets if name in named or name in results]
     outcomes = [results.get(name) or skipped_result(subject, name, states[name]) for name in reported]
     return [replace(_with_reason(one, states), added=one.asset in added) for one in outcomes]
+
+
+def _without_failed(settings: PipelineSettings, assets: Sequence[str], results: Mapping[str, Result]) -> list[str]:
+    """The derivatives that Dagster left out because an input failed that may be missing: computed without it now."""
+    failed = {name for name, result in results.items() if not result.succeeded}
+    left_out: list[str] = []
+    for derivative in derivatives(settings):
+        result = results.get(derivative.name)
+        if derivative.name in assets and result and result.outcome == "upstream-failed":
+            lacking = failed.intersection(derivative.inputs(settings)).difference(left_out)
+            if lacking <= derivative.may_be_missing:
+                left_out.append(derivative.name)
+    return left_out
 
 
 def _check_store_ahead(
@@ -251,22 +289,23 @@ def _run(
 def update_group(
     instance: DagsterInstance,
     settings: PipelineSettings,
+    derivative: Derivative,
     progress: ProgressReporter | None = None,
     *,
     refresh: bool = False,
     force: bool = False,
 ) -> Result:
-    """Materialize the group derivative, unless it is up to date and in the store.
+    """Materialize a derivative of the group, unless it is up to date and in the store.
 
     `refresh` runs it with the current members of the group: it is skipped if these and their versions are the recorded
     ones. `force` rematerializes it in any case.
     """
-    name = GROUP_DERIVATIVE.name
-    status = status_of_group(instance, settings)
+    name = derivative.name
+    status = status_of_group(instance, settings, derivative)
     store = DerivativeStore(settings.store.url)
     if status.is_up_to_date and not store.holds(name, GROUP, status.data_version or ""):
         report_missing_from_store(instance, name, None, _missing_version(store))
-        status = status_of_group(instance, settings)
+        status = status_of_group(instance, settings, derivative)
     if status.is_up_to_date and not (refresh or force):
         return skipped_result(str(GROUP), name, status)
     return _run(instance, settings, None, [name], progress, [name] if force else [])[0]

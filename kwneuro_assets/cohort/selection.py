@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from dagster import AssetSelection
 
-from kwneuro_assets.assets import GROUP_DERIVATIVE, build_assets, derivatives
+from kwneuro_assets.assets import COHORT_DERIVATIVES, GROUP_DERIVATIVE, build_assets, derivatives
 from kwneuro_assets.assets.group_response import OF
 from kwneuro_assets.errors import ActionableError
 from kwneuro_assets.settings import PipelineSettings
@@ -34,9 +34,14 @@ def select(settings: PipelineSettings, selection: str | None) -> list[str]:
 
 
 def select_with_group(settings: PipelineSettings, selection: str | None) -> list[str]:
-    """As `select`, including the group derivative if it is selected, or if all are selected and the settings use it."""
+    """As `select`, including the group's derivatives if they are selected.
+
+    Without a selection, it is all derivatives of a subject, and the group response if the settings use it.
+    """
     if not selection:
-        return list(_with_group(settings) if settings.csd.group_response else _of_subjects(settings))
+        of_cohort = {derivative.name for derivative in COHORT_DERIVATIVES}
+        names = _with_group(settings) if settings.csd.group_response else _of_subjects(settings)
+        return [name for name in names if name not in of_cohort]
     names = _with_group(settings)
     chosen = _chosen(settings, selection, names)
     if not chosen:
@@ -64,9 +69,13 @@ def select_for(settings: PipelineSettings, selection: str, keys: Collection[Stor
 def with_upstream(settings: PipelineSettings, names: Collection[str]) -> list[str]:
     """These derivatives and all derivatives upstream of them under these settings, in topological order.
 
-    That includes the group derivative, but not what is upstream of it only: these are derivatives of all subjects.
+    That includes the group's derivatives, but not what is upstream of these only: that is of all subjects.
     """
     wanted = set(names)
+    of_cohort = {derivative.name for derivative in COHORT_DERIVATIVES}
+    for derivative in reversed(COHORT_DERIVATIVES):
+        if derivative.name in wanted:
+            wanted.update(of_cohort.intersection(derivative.inputs(settings)))
     for derivative in reversed(derivatives(settings)):
         if derivative.name in wanted:
             wanted.update(derivative.inputs(settings))
@@ -78,10 +87,11 @@ def _of_subjects(settings: PipelineSettings) -> tuple[str, ...]:
 
 
 def _with_group(settings: PipelineSettings) -> tuple[str, ...]:
-    """The group derivative follows its input."""
+    """The group response follows its input; derivatives of the cohort come last."""
     names = _of_subjects(settings)
     where = names.index(OF) + 1
-    return (*names[:where], GROUP_DERIVATIVE.name, *names[where:])
+    last = (derivative.name for derivative in COHORT_DERIVATIVES)
+    return (*names[:where], GROUP_DERIVATIVE.name, *names[where:], *last)
 
 
 def _chosen(settings: PipelineSettings, selection: str, names: tuple[str, ...]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dagster import DagsterInstance
 
 from kwneuro_assets.assets import GROUP_DERIVATIVE, derivatives
-from kwneuro_assets.assets.group_response import members
+from kwneuro_assets.assets.derivative import Derivative
 from kwneuro_assets.ingestion.ingest_index import unusable_subjects
 from kwneuro_assets.settings import PipelineSettings
 from kwneuro_assets.versioning.partitions import PARTITIONS
@@ -25,8 +25,13 @@ def status_of_usable(
     instance: DagsterInstance, settings: PipelineSettings, subjects: Collection[str] = ()
 ) -> CohortStatus:
     """The status of all subjects, or of these, without those that are quarantined or no longer in the source."""
-    usable = sorted(set(instance.get_dynamic_partitions(PARTITIONS)) - unusable_subjects(instance, settings).keys())
+    usable = usable_subjects(instance, settings)
     return status_of(instance, settings, [key for key in usable if not subjects or key in subjects])
+
+
+def usable_subjects(instance: DagsterInstance, settings: PipelineSettings) -> list[str]:
+    """The known subjects, sorted, without those that are quarantined or no longer in the source."""
+    return sorted(set(instance.get_dynamic_partitions(PARTITIONS)) - unusable_subjects(instance, settings).keys())
 
 
 def cohort_summary(states: CohortStatus, blocked: Collection[str] = ()) -> str:
@@ -42,9 +47,12 @@ def cohort_summary(states: CohortStatus, blocked: Collection[str] = ()) -> str:
     return f"{summary}. {', '.join(sorted(blocked))} wait until the user materializes {GROUP_DERIVATIVE.name}"
 
 
-def status_of_group(instance: DagsterInstance, settings: PipelineSettings) -> Status:
-    """The status of the group derivative."""
-    return group_status(instance, settings, GROUP_DERIVATIVE, members(instance, settings))
+def status_of_group(
+    instance: DagsterInstance, settings: PipelineSettings, derivative: Derivative = GROUP_DERIVATIVE
+) -> Status:
+    """The status of a derivative of the group, by default of the group response."""
+    assert derivative.members is not None
+    return group_status(instance, settings, derivative, derivative.members(instance, settings))
 
 
 def downstream_of_group(settings: PipelineSettings) -> set[str]:

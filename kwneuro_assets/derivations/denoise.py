@@ -72,7 +72,8 @@ def denoising_plan(dwi: Dwi, method: Method, min_ratio: float) -> DenoisingPlan:
 
 
 def denoise(dwi: Dwi, method: Method, min_ratio: float, *, progress: Progress = silent) -> Dwi:
-    """The denoised DWI series; `dwi` itself if `denoising_plan` is `none`. Raises as `patch2self`."""
+    """The denoised DWI series; `dwi` if `denoising_plan` is `none`, without `preprocessing`. Raises as `patch2self`."""
+    dwi = dwi.without_preprocessing()
     plan = denoising_plan(dwi, method, min_ratio)
     log.info(plan.reason)
     if plan.method == "none":
@@ -94,6 +95,7 @@ def patch2self(dwi: Dwi, *, progress: Progress = silent) -> Dwi:
     Raises InvalidData if the mean b=0 is constant, so that there is no foreground, and ScratchError if the folder for
     temporary files is full.
     """
+    dwi = dwi.without_preprocessing()
     if isinstance(dwi.volume, Volume) and not dwi.array.flags.f_contiguous:  # very slow in C order
         dwi = dwi.with_array(np.asfortranarray(dwi.array))
     inside = foreground(dwi)

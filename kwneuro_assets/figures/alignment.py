@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from kwneuro_assets.derivations.alignment import SPACING, center_of, reduced_template, resampled, similarity
-from kwneuro_assets.figures.layout import Scale, Slices
+from kwneuro_assets.figures.layout import Slices
+from kwneuro_assets.figures.panels import Scale
+from kwneuro_assets.figures.render import png
 from kwneuro_assets.figures.rows import captioned, on_grid, outlined_panel
-from kwneuro_assets.figures.subject import png
 from kwneuro_assets.figures.summaries import Summary, rounded
 from kwneuro_assets.figures.view import View
 from kwneuro_assets.imaging import MapSet, RigidTransform, Volume

@@ -9,17 +9,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kwneuro_assets.figures.colors import Color, bundle_colors, side_free
-from kwneuro_assets.figures.layout import DIM, TEXT, Box, Page, Panel, Plot, Slices
+from kwneuro_assets.figures.colors import WELL_KNOWN, Color, bundle_colors, side_free
+from kwneuro_assets.figures.layout import Plot, Slices
+from kwneuro_assets.figures.page import DIM, DPI, TEXT, Box, Page
+from kwneuro_assets.figures.panels import Panel
 from kwneuro_assets.figures.rows import bright, captioned, panel
 from kwneuro_assets.figures.view import Cut, Plane, View
 from kwneuro_assets.imaging import Volume
 
-WELL_KNOWN = ("CST", "AF", "CG", "UF", "OR", "MCP")  # well-known shapes that overlap little
 _EMPTY = "#ff5a36"
 _FINER = 3  # pixels per voxel of a projection, along each axis
 _TINT = 0.4  # opacity of a bundle's interior
 _BARS = 330  # pixels of height of the plot of volumes
+_BAR = 0.65  # width of a bar as a fraction of the distance between two
+_NARROWEST_BAR, _WIDEST_BAR = 3.0, 24.0  # points
 _LINE = 17  # pixels from one line of text to the next
 _LETTERS = 165  # of small text in the width of a figure
 _BACKGROUND_LIGHT = 0.45  # brightness of the anatomical background, so that colors stand out
@@ -69,7 +72,7 @@ def outlines_row(caption: str, view: View, stack: Volume, voxels: NDArray[Any], 
     names = layer_names(stack)
     kinds = [side_free(bundle_of(name)) for name in names]
     chosen = _chosen_kinds(kinds, voxels)
-    palette = bundle_colors(tuple(chosen))
+    palette = bundle_colors(tuple(kinds))
     # Largest first, so that smaller bundles are drawn over larger ones.
     layers = [index for index in np.argsort(-voxels, kind="stable") if kinds[index] in chosen and voxels[index]]
 
@@ -115,7 +118,8 @@ def _draw_bars(page: Page, box: Box, volumes: Mapping[str, float], palette: Mapp
     axes = page.axes(Box(box.left + 44, box.top + 6, box.width - 46, box.height - 116))
     heights = np.array([-ml if name.endswith("_e") else ml for name, ml in volumes.items()])
     places = [place[bundle_of(name)] for name in volumes]
-    axes.vlines(places, 0, heights, colors=[palette[bundle_of(name)] for name in volumes], linewidth=8)
+    width = min(_WIDEST_BAR, max(_NARROWEST_BAR, _BAR * (box.width - 46) / len(bundles) * 72 / DPI))
+    axes.vlines(places, 0, heights, colors=[palette[bundle_of(name)] for name in volumes], linewidth=width)
     axes.axhline(0, color=DIM, linewidth=0.8)
     # Square-root scale: the smallest bundles remain visible beside the corpus callosum.
     axes.set_yscale("function", functions=(lambda y: np.sign(y) * np.sqrt(np.abs(y)), lambda y: y * np.abs(y)))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kwneuro_assets.figures.layout import Row, draw_layout
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
@@ -19,10 +21,17 @@ _HEIGHT_NOTE = "Thumbnail-Height"
 _QUALITIES = (75, 50, 30, 18, 10, 5)  # maps and labels are legible even at the last
 
 
-def to_png(figure: Figure, thumbnail_height: int = 0) -> bytes:
+def png(title: str, *rows: Row, thumbnail_rows: int = 1, colors: int = 0) -> bytes:
+    """A figure of these rows as PNG; its thumbnail shows the title and the first rows. `colors` as in `to_png`."""
+    layout = draw_layout(title, rows, thumbnail_rows)
+    return to_png(layout.figure, layout.thumbnail_height, colors)
+
+
+def to_png(figure: Figure, thumbnail_height: int = 0, colors: int = 0) -> bytes:
     """The figure as PNG: the same bytes for the same figure, without date and software name.
 
     `thumbnail_height`, the height in pixels from the top that the thumbnail shows, is stored in the PNG if given.
+    `colors`, if given, is the number of colors, at most 256, to which the image is reduced: a third of the bytes.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
@@ -31,11 +40,13 @@ def to_png(figure: Figure, thumbnail_height: int = 0) -> bytes:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    if colors:
+        image = image.quantize(colors, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     note = PngInfo()
     if thumbnail_height:
         note.add_text(_HEIGHT_NOTE, str(thumbnail_height))
     encoded = io.BytesIO()
-    image.save(encoded, "PNG", pnginfo=note)
+    image.save(encoded, "PNG", pnginfo=note, optimize=bool(colors))
     return encoded.getvalue()
 
 

@@ -13,7 +13,8 @@ from kwneuro_assets.derivations.group_response import Response
 from kwneuro_assets.derivations.harmonics import zonal_harmonics
 from kwneuro_assets.derivations.tissue_responses import MEAN_TO_L0
 from kwneuro_assets.figures.group import Members
-from kwneuro_assets.figures.layout import BACKGROUND, DIM, TEXT, Box, Page, Plot
+from kwneuro_assets.figures.layout import Plot
+from kwneuro_assets.figures.page import BACKGROUND, DIM, TEXT, Box, Page
 from kwneuro_assets.figures.tissues import TISSUES
 from kwneuro_assets.imaging import ResponseFunction, TissueResponses
 

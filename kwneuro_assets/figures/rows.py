@@ -11,15 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kwneuro_assets.figures.colors import direction_colors
-from kwneuro_assets.figures.layout import Legend, Panel, Scale, Slices
-from kwneuro_assets.figures.view import Cut, View
+from kwneuro_assets.figures.layout import Slices
+from kwneuro_assets.figures.panels import Legend, Panel, Scale
+from kwneuro_assets.figures.view import Cut, Plane, View
 from kwneuro_assets.imaging import Volume
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SIGNAL_UNIT = "signal (a.u.)"
+BRIGHTEST_FA = 0.8  # FA at which a voxel of the direction map has full brightness
 _OUTLINE = "#ff5a36"
+_LARGE = 250  # pixels of width of a panel from which outlines are bold
+_DISK = 64  # pixels of the disk of directions
+_DISK_SIZE = 0.13  # of the shorter side of a slice
 DIRECTIONS = (("L-R", (1.0, 0.4, 0.4)), ("P-A", (0.4, 1.0, 0.4)), ("I-S", (0.55, 0.65, 1.0)))
 
 
@@ -33,12 +38,46 @@ def map_panel(view: View, cut: Cut, image: NDArray[Any], scale: Scale, **options
     return panel(view, cut, view.cut(image, cut), scale=scale, **options)
 
 
-def direction_panel(
-    view: View, cut: Cut, vectors: NDArray[Any], strength: NDArray[Any], brightest: float, **options: Any
-) -> Panel:
+def direction_panel(view: View, cut: Cut, vectors: NDArray[Any], strength: NDArray[Any], brightest: float) -> Panel:
     """A slice of world vectors (x, y, z, 3) in direction-encoded colors, with brightness `strength` (x, y, z)."""
-    colors = direction_colors(view.cut(vectors, cut), view.cut(strength, cut) / brightest)
-    return panel(view, cut, colors, legend=DIRECTIONS, **options)
+    return with_directions(view, directions_without_legend(view, cut, vectors, strength, brightest))
+
+
+def directions_without_legend(
+    view: View, cut: Cut, vectors: NDArray[Any], strength: NDArray[Any], brightest: float
+) -> Panel:
+    """The same without the legend of the colors."""
+    return panel(view, cut, direction_colors(view.cut(vectors, cut), view.cut(strength, cut) / brightest))
+
+
+def with_directions(view: View, one: Panel) -> Panel:
+    """A panel with the legend of direction-encoded colors: the names of the axes, and a disk of all directions."""
+    return replace(one, legend=DIRECTIONS, overlay=partial(direction_disk, view=view, plane=one.plane))
+
+
+def direction_disk(axes: Axes, view: View, plane: Plane) -> None:
+    """Draw a half sphere of directions in their colors in the upper right corner, with the slice's own axes.
+
+    A direction has the color at its place, whatever colors the eye tells apart: in an axial slice, left-right is at the
+    left and right edge, posterior-anterior at the lower and upper edge, inferior-superior in the middle.
+    """
+    place = np.linspace(-1, 1, _DISK)
+    across, up = np.meshgrid(place, place)
+    through = np.sqrt(np.clip(1 - across**2 - up**2, 0, 1))
+    along = np.zeros((_DISK, _DISK, 3))
+    along[..., plane.across], along[..., plane.up], along[..., plane.through] = across, up, through
+    colors = direction_colors(along @ np.linalg.inv(view.world_to_axes).T, np.ones((_DISK, _DISK)))
+    opacity = (across**2 + up**2 <= 1).astype(np.float32)
+    width, height = view.extent(plane)
+    size = _DISK_SIZE * min(width, height)
+    right, top = width - 0.1 * size, height - 0.1 * size
+    axes.imshow(
+        np.concatenate([colors, opacity[..., None]], axis=-1),
+        origin="lower",
+        extent=(right - size, right, top - size, top),
+        aspect="auto",
+        interpolation="nearest",
+    )
 
 
 def outlined_panel(
@@ -66,6 +105,11 @@ def captioned(caption: str, panels: list[Panel], legend: Legend = ()) -> Slices:
     return Slices(panels, legend)
 
 
+def mosaic(caption: str, panels: list[Panel]) -> Slices:
+    """A row of many small panels with one caption and without color bars."""
+    return Slices([replace(one, caption=caption if one is panels[0] else "", bar=False) for one in panels])
+
+
 def outline(axes: Axes, inside: NDArray[Any], extent: tuple[float, float]) -> None:
     """Draw the border of a mask (rows, columns) of size `extent` in mm, along the edges of its voxels."""
     from matplotlib.collections import LineCollection
@@ -77,7 +121,10 @@ def outline(axes: Axes, inside: NDArray[Any], extent: tuple[float, float]) -> No
     row, column = np.nonzero(padded[1:, 1:-1] != padded[:-1, 1:-1])
     horizontal = np.stack([np.stack([column, row], axis=1), np.stack([column + 1, row], axis=1)], axis=1)
     edges = list(np.concatenate([vertical, horizontal]) * step)
-    axes.add_collection(LineCollection(edges, colors=[_OUTLINE], linewidths=1.6, capstyle="projecting"))
+    bold = axes.get_window_extent().width >= _LARGE
+    axes.add_collection(
+        LineCollection(edges, colors=[_OUTLINE], linewidths=1.6 if bold else 1.0, capstyle="projecting")
+    )
 
 
 def signal_scale(view: View, image: NDArray[Any]) -> Scale:

@@ -17,32 +17,42 @@ from kwneuro_assets.figures.bundles import anatomy, outlines_row, slices_row, vo
 from kwneuro_assets.figures.close_up import close_up
 from kwneuro_assets.figures.colors import direction_colors
 from kwneuro_assets.figures.group import members_of
-from kwneuro_assets.figures.layout import Panel, Row, Scale, Slices, draw_layout
-from kwneuro_assets.figures.render import to_png
+from kwneuro_assets.figures.layout import Slices
+from kwneuro_assets.figures.panels import Panel, Scale
+from kwneuro_assets.figures.render import png
 from kwneuro_assets.figures.response_plot import response_plot
 from kwneuro_assets.figures.rows import (
-    DIRECTIONS,
+    BRIGHTEST_FA,
     SIGNAL_UNIT,
     bright,
     captioned,
     direction_panel,
     inside_brain,
     map_panel,
+    mosaic,
     on_grid,
     outlined_panel,
     panel,
     signal_scale,
     table,
+    with_directions,
 )
-from kwneuro_assets.figures.summaries import COUNTED_PEAK, count_peaks, voxel_counts
 from kwneuro_assets.figures.tissues import fitted, tissue_fractions, tissue_panel
-from kwneuro_assets.figures.view import AXIAL, Cut, View, foreground
+from kwneuro_assets.figures.view import AXIAL, CORONAL, PLANES, SAGITTAL, Cut, View, foreground
 from kwneuro_assets.imaging import Dwi, MapSet, Volume
+from kwneuro_assets.qc.bundle_checks import voxel_counts
+from kwneuro_assets.qc.peaks import COUNTED_PEAK, count_peaks
 
+_DIFFUSIVITY = "(10⁻³ mm²/s)"
 _COUNTS = Scale(
     ((0.0, 0.0, 0.0), (0.16, 0.31, 0.55), (0.93, 0.58, 0.16), (0.99, 0.95, 0.65)), 0, 4, "peaks", ("0", "1", "2", "3+")
 )
-_BRIGHTEST_FA = 0.8  # FA at which a voxel of the direction map has full brightness
+_MANY = 7  # slices of each plane in which the brain mask is shown
+_ORDERS = {
+    AXIAL: "Axial slices, from inferior to superior",
+    CORONAL: "Coronal slices, from posterior to anterior",
+    SAGITTAL: "Sagittal slices, from left to right",
+}
 
 
 def denoised_figure(value: Dwi, inputs: Mapping[str, object], title: str) -> bytes:
@@ -76,7 +86,7 @@ def mean_b0_figure(value: Volume, inputs: Mapping[str, object], title: str) -> b
 
 
 def brain_mask_figure(value: Volume, inputs: Mapping[str, object], title: str) -> bytes:
-    """The outline of the brain mask on the mean b=0: three planes, and a stack of axial slices."""
+    """The outline of the brain mask on the mean b=0: central slices, and seven slices of each plane for review."""
     mask = value.array
     mean_b0 = on_grid(inputs.get("mean_b0"), value)
     image = mask if mean_b0 is None else mean_b0.array
@@ -86,22 +96,28 @@ def brain_mask_figure(value: Volume, inputs: Mapping[str, object], title: str) -
     outlined = partial(outlined_panel, view, image=image, mask=mask, scale=scale)
     caption = "Outline of the brain mask" + ("" if mask.any() else ": empty")
     rows = [captioned(caption, [outlined(cut) for cut in view.cuts()])]
-    if AXIAL in view.planes() and view.shape[AXIAL.through] > 3:
-        rows.append(captioned("Axial, low to high", [outlined(cut) for cut in view.stack(AXIAL, 6)]))
+    for plane in view.planes():
+        if view.shape[plane.through] > len(PLANES):
+            panels = [outlined(cut, note=view.label(cut)) for cut in view.stack(plane, _MANY)]
+            rows.append(mosaic(f"{_ORDERS[plane]}, with the voxel index from 0", panels))
     return png(title, *rows)
 
 
 def tensor_figure(value: MapSet, inputs: Mapping[str, object], title: str) -> bytes:
-    """Direction-encoded FA, FA and MD."""
-    fa, md = value["fa"].array, value["md"].array
+    """Direction-encoded FA, FA and MD, and the three eigenvalues."""
+    fa, md, evals = (value[name].array for name in ("fa", "md", "evals"))
     first = value["evecs"].array[..., :3]
     view = View.of(value["fa"], inside_brain(inputs, value["fa"], md))
     columns = {
-        "First eigenvector and FA": partial(direction_panel, view, vectors=first, strength=fa, brightest=_BRIGHTEST_FA),
+        "First eigenvector and FA": partial(direction_panel, view, vectors=first, strength=fa, brightest=BRIGHTEST_FA),
         "Fractional anisotropy": partial(map_panel, view, image=fa, scale=Scale("gray", 0, 1, "FA (no unit)")),
-        "Mean diffusivity": partial(map_panel, view, image=1000 * md, scale=Scale("magma", 0, 3, "MD (10⁻³ mm²/s)")),
+        "Mean diffusivity": partial(map_panel, view, image=1000 * md, scale=Scale("magma", 0, 3, f"MD {_DIFFUSIVITY}")),
     }
-    return png(title, *table(view, columns))
+    scale = Scale("magma", 0, 3, f"eigenvalue {_DIFFUSIVITY}")
+    central = view.cuts()[0]
+    panels = [map_panel(view, central, 1000 * evals[..., index], scale) for index in range(evals.shape[3])]
+    caption = f"Eigenvalues, from the largest to the smallest ({central.plane.name}, {view.label(central)})"
+    return png(title, *table(view, columns), captioned(caption, panels))
 
 
 def noddi_figure(value: MapSet, inputs: Mapping[str, object], title: str) -> bytes:
@@ -143,7 +159,7 @@ def peaks_figure(value: MapSet, inputs: Mapping[str, object], title: str) -> byt
         "First peak": partial(direction_panel, view, vectors=peaks[..., :3], strength=largest, brightest=brightest),
         **({"Tissues": partial(tissue_panel, view, fractions=fractions)} if fractions else {}),
         f"Peaks above {COUNTED_PEAK:g} of largest": counts,
-        "Close-up of crossing fibers": partial(close_up, view, peaks=peaks, amplitudes=amplitudes),
+        "Crossing fibers": partial(close_up, view, peaks=peaks, amplitudes=amplitudes),
     }
     return png(title, *table(view, columns))
 
@@ -170,7 +186,7 @@ def orientations_figure(value: Volume, inputs: Mapping[str, object], title: str)
         strength = lengths.max(axis=-1)
         colors = anatomy(view, cut, strength.shape, behind)
         colors[strength > 0] = direction_colors(direction, strength / bright(strength))[strength > 0]
-        strongest.append(panel(view, cut, colors, legend=DIRECTIONS))
+        strongest.append(with_directions(view, panel(view, cut, colors)))
         counts.append(np.count_nonzero(lengths, axis=-1))
     scale = Scale("magma", 0, max(1, *(int(count.max()) for count in counts)), "bundles")
     counted = [panel(view, cut, count, scale=scale) for cut, count in zip(view.cuts(), counts, strict=True)]
@@ -179,12 +195,6 @@ def orientations_figure(value: Volume, inputs: Mapping[str, object], title: str)
         captioned("Direction of the strongest bundle", strongest),
         captioned("Bundles with a direction in the voxel", counted),
     )
-
-
-def png(title: str, *rows: Row) -> bytes:
-    """A figure of these rows; its thumbnail shows the first."""
-    layout = draw_layout(title, rows)
-    return to_png(layout.figure, thumbnail_height=layout.first_row)
 
 
 def _planes(caption: str, view: View, image: NDArray[np.float32], scale: Scale) -> Slices:

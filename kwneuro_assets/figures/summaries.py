@@ -15,18 +15,19 @@ from numpy.typing import NDArray
 from kwneuro_assets.derivations.group_response import Response
 from kwneuro_assets.derivations.response import along_and_across
 from kwneuro_assets.derivations.tensor import not_positive
-from kwneuro_assets.figures import bundle_checks
 from kwneuro_assets.figures.bundles import layer_names
 from kwneuro_assets.figures.group import members_of
 from kwneuro_assets.figures.rows import inside_brain, on_grid
 from kwneuro_assets.figures.tissues import TISSUES, fitted, tissue_fractions
 from kwneuro_assets.figures.view import foreground
 from kwneuro_assets.imaging import Dwi, MapSet, TissueResponses, Volume
+from kwneuro_assets.qc import bundle_checks
+from kwneuro_assets.qc.bundle_checks import listed, voxel_counts
+from kwneuro_assets.qc.peaks import count_peaks
 from kwneuro_assets.threads import parallel_map
 
 Summary = dict[str, float | int | str | Mapping[str, float]]
 
-COUNTED_PEAK = 0.5  # fraction of the voxel's largest peak above which a peak counts
 _DIGITS = 5  # significant digits; further ones depend on the order of summation
 
 
@@ -134,8 +135,8 @@ def tracts_summary(value: Volume, inputs: Mapping[str, object]) -> Summary:
     inside = fitted(peaks) > 0 if brain and isinstance(peaks, MapSet) else np.ones(value.grid, bool)
     return {
         **_stack_summary(value, counts, "bundles"),
-        "bundles_one_sided": bundle_checks.one_sided(names, counts),
-        "bundles_outside_brain": bundle_checks.outside(value, names, counts, inside),
+        "bundles_one_sided": listed(bundle_checks.one_sided(names, counts)),
+        "bundles_outside_brain": listed(bundle_checks.outside(value, names, counts, inside)),
         "bundle_volumes_ml": {name: float(f"{volume:.3g}") for name, volume in volumes.items()},
     }
 
@@ -147,7 +148,7 @@ def endings_summary(value: Volume, inputs: Mapping[str, object]) -> Summary:
     counts = voxel_counts(value.array)
     return {
         **_stack_summary(value, counts, "endings"),
-        "endings_missing_of_found_bundles": bundle_checks.with_one_ending(layer_names(value), counts),
+        "endings_missing_of_found_bundles": listed(bundle_checks.with_one_ending(layer_names(value), counts)),
     }
 
 
@@ -160,33 +161,12 @@ def orientations_summary(value: Volume, inputs: Mapping[str, object]) -> Summary
     }
 
 
-def count_peaks(amplitudes: NDArray[Any]) -> NDArray[np.intp]:
-    """The number of peaks (...) above half of the largest, from amplitudes (..., n), largest first.
-
-    >>> count_peaks(np.array([[0.8, 0.5, 0.1], [0.0, 0.0, 0.0]]))
-    array([2, 0])
-    """
-    counted = (amplitudes > COUNTED_PEAK * amplitudes[..., :1]) & (amplitudes > 0)
-    counts: NDArray[np.intp] = np.asarray(np.count_nonzero(counted, axis=-1))
-    return counts
-
-
-def voxel_counts(stack: NDArray[Any]) -> NDArray[np.int64]:
-    """The number of nonzero voxels (n,) in each volume of a stack (x, y, z, n)."""
-    if _volumes_are_contiguous(stack):
-        return np.array([np.count_nonzero(stack[..., layer]) for layer in range(stack.shape[3])], np.int64)
-    counts = np.zeros(stack.shape[3], np.int64)
-    for slab in stack:
-        counts += np.count_nonzero(slab, axis=(0, 1))
-    return counts
-
-
 def _stack_summary(stack: Volume, counts: NDArray[np.int64], what: str) -> Summary:
     union = sum(int(np.count_nonzero(slab.any(axis=-1))) for slab in stack.array)
     return {
         f"{what}_found": int(np.count_nonzero(counts)),
         f"{what}_of": len(counts),
-        f"{what}_empty": bundle_checks.empty(layer_names(stack), counts),
+        f"{what}_empty": listed(bundle_checks.empty(layer_names(stack), counts)),
         "total_ml": rounded(union * stack.voxel_volume_ml),
     }
 
@@ -194,10 +174,6 @@ def _stack_summary(stack: Volume, counts: NDArray[np.int64], what: str) -> Summa
 def _along_to_across(coefficients: NDArray[np.float64]) -> float:
     along, across = along_and_across(coefficients)
     return rounded(along / across) if across else 0.0
-
-
-def _volumes_are_contiguous(stack: NDArray[Any]) -> bool:
-    return stack.strides[3] == max(stack.strides)
 
 
 def _mean(values: NDArray[Any], inside: NDArray[np.bool_] | None = None) -> float:

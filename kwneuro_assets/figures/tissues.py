@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kwneuro_assets.figures.colors import Color
-from kwneuro_assets.figures.layout import Panel
+from kwneuro_assets.figures.panels import Panel
 from kwneuro_assets.figures.rows import panel
 from kwneuro_assets.figures.view import Cut, View
 from kwneuro_assets.imaging import MapSet, Volume

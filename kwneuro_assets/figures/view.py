@@ -46,12 +46,14 @@ class View:
     """The orientation and crop of the images of one grid.
 
     `axes[w]` is the voxel axis nearest to world axis w, `flips[w]` whether it points in the opposite direction,
-    `crop[w]` the range of voxels along it. `voxel_size` (mm) and `center` (voxels of the cropped grid) have the same
-    order. `world_to_axes` (3, 3) maps a world vector to its components along those axes.
+    `lengths[w]` its number of voxels, `crop[w]` the range of voxels along it. `voxel_size` (mm) and `center` (voxels of
+    the cropped grid) have the same order. `world_to_axes` (3, 3) maps a world vector to its components along those
+    axes.
     """
 
     axes: tuple[int, int, int]
     flips: tuple[bool, bool, bool]
+    lengths: tuple[int, int, int]
     crop: tuple[slice, slice, slice]
     center: tuple[int, int, int]
     voxel_size: tuple[float, float, float]
@@ -66,8 +68,10 @@ class View:
         axes, flips = _nearest_ras(grid.affine)
         directions = grid.affine[:3, :3][:, axes] * np.where(flips, -1, 1)
         size = np.linalg.norm(directions, axis=0)
+        x, y, z = (grid.grid[axis] for axis in axes)
         entire = (slice(None), slice(None), slice(None))
-        uncropped = cls(axes, flips, entire, (0, 0, 0), tuple(size.tolist()), np.linalg.inv(directions / size))
+        to_axes = np.linalg.inv(directions / size)
+        uncropped = cls(axes, flips, (x, y, z), entire, (0, 0, 0), tuple(size.tolist()), to_axes)
         crop, center = _bounds(uncropped.cropped(np.ones(grid.grid, bool) if inside is None else inside))
         return replace(uncropped, crop=crop, center=center)
 
@@ -89,6 +93,13 @@ class View:
         where: list[Any] = [slice(None)] * 3
         where[cut.plane.through] = cut.position
         return np.ascontiguousarray(self.cropped(array)[tuple(where)].swapaxes(0, 1))
+
+    def label(self, cut: Cut) -> str:
+        """The voxel index of a slice, from 0, along the axis i, j or k of the image file: `k = 34`."""
+        through = cut.plane.through
+        position = self.crop[through].start + cut.position
+        index = self.lengths[through] - 1 - position if self.flips[through] else position
+        return f"{'ijk'[self.axes[through]]} = {index}"
 
     def project(self, array: NDArray[Any], plane: Plane) -> NDArray[Any]:
         """The projection (rows, columns) of an image (x, y, z): true if any voxel along the line of sight is not 0."""

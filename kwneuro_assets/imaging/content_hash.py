@@ -42,8 +42,9 @@ def data_version(value: Value) -> str:
     """The SHA-256 of the content of `value` as it is stored, 64 hex digits.
 
     The hash covers the dtype, shape and bytes of an array (in NIfTI's order, x fastest), the affine and names of a
-    Volume, the probabilities of a Segmentation, and the b-values, b-vectors (FSL frame), b=0 threshold and
-    `interpolated` of a Dwi. A streamed image has the same data version as the same image in memory.
+    Volume, the probabilities of a Segmentation, the identity of a Report that has one, and the b-values, b-vectors (FSL
+    frame), b=0 threshold, `interpolated` and `preprocessing` of a Dwi. A streamed image has the same data version as
+    the same image in memory.
     """
     digest = hashlib.sha256()
     _feed(digest, value)
@@ -85,6 +86,8 @@ def _feed(digest: Any, value: Value | StreamedVolume) -> None:
         digest.update(canonical_json([value.interpolated, table.b0_threshold]).encode())
         _feed_array(digest, table.bvals)
         _feed_array(digest, table.bvecs)
+        if value.preprocessing:
+            digest.update(canonical_json(dict(value.preprocessing)).encode())
         _feed(digest, value.volume)
     elif isinstance(value, MapSet):
         for name, volume in value.items():
@@ -103,7 +106,7 @@ def _feed(digest: Any, value: Value | StreamedVolume) -> None:
         columns = [[name, value.kinds[name], cells] for name, cells in value.columns.items()]
         digest.update(canonical_json(columns).encode())
     elif isinstance(value, Report):
-        digest.update(value.html.encode())
+        digest.update((value.identity or value.html).encode())
     else:
         digest.update(value.reason.encode())
 

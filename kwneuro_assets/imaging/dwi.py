@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from kwneuro_assets.imaging.errors import InvalidData
 from kwneuro_assets.imaging.gradients import GradientTable
 from kwneuro_assets.imaging.streamed import StreamedVolume
+from kwneuro_assets.imaging.table import Kind, Table
 from kwneuro_assets.imaging.volume import Volume
 
 
@@ -26,8 +28,11 @@ class Dwi:
     `world_bvecs`. `interpolated` means that the voxels were resampled (motion or distortion correction), so that the
     noise of neighboring voxels is no longer independent.
 
+    `preprocessing` has what preprocessing measured of the raw DWI by name, such as `qsiprep_mean_fd`: finite numbers
+    and text, as a row of a Table may have. It is immutable, and a series that is derived from another has none.
+
     Raises InvalidData if the image is not 4-D, has another number of volumes than the gradient table, has no b=0
-    volume, or is zero everywhere.
+    volume, or is zero everywhere, and as Table does for a name or value of `preprocessing`.
 
     >>> image = Volume(np.full((2, 2, 1, 3), 100.0), np.diag([2, 2, 2, 1]))
     >>> dwi = Dwi(image, GradientTable([0, 1000, 1000], [[0, 0, 0], [1, 0, 0], [0, 1, 0]]))
@@ -40,8 +45,10 @@ class Dwi:
     volume: Volume | StreamedVolume
     gradients: GradientTable
     interpolated: bool = False
+    preprocessing: Mapping[str, float | int | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "preprocessing", _checked_values(self.preprocessing))
         if len(self.volume.shape) != 4:
             raise InvalidData("diffusion-weighted image", expected="4 dimensions", found=f"shape {self.volume.shape}")
         if isinstance(self.volume, Volume) and self.volume.array.dtype != np.float32:
@@ -83,8 +90,12 @@ class Dwi:
         return self.gradients.b0_mask
 
     def with_array(self, array: NDArray[np.float32]) -> Dwi:
-        """The same acquisition with other voxel values (x, y, z, n)."""
+        """The same acquisition with other voxel values (x, y, z, n), without `preprocessing`."""
         return Dwi(Volume(array, self.affine), self.gradients, self.interpolated)
+
+    def without_preprocessing(self) -> Dwi:
+        """The same DWI series without `preprocessing`; itself if it has none."""
+        return replace(self, preprocessing={}) if self.preprocessing else self
 
     def images(self, chosen: Iterable[int] | None = None) -> Iterator[NDArray[np.float32]]:
         """The volumes (x, y, z), float32: all, or those at the ascending indices `chosen`.
@@ -126,6 +137,22 @@ class Dwi:
         for image in self.images(chosen.tolist()):
             mean += image
         return Volume((mean / chosen.size).astype(np.float32), self.affine)
+
+
+def _checked_values(values: Mapping[str, float | int | str]) -> Mapping[str, float | int | str]:
+    """An immutable copy. Raises InvalidData if a row of a Table cannot have these names and values."""
+    kinds = {name: _kind_of(value) for name, value in values.items()}
+    columns = Table({name: (value,) for name, value in values.items()}, kinds).columns if values else {}
+    checked = {name: cell for name, (cell,) in columns.items() if cell is not None}
+    if missing := [name for name in values if name not in checked]:
+        raise InvalidData("preprocessing", expected="numbers and text", found=f"no value of {', '.join(missing)}")
+    return MappingProxyType(checked)
+
+
+def _kind_of(value: float | int | str) -> Kind:
+    if isinstance(value, str):
+        return "text"
+    return "integer" if isinstance(value, int) else "number"
 
 
 def require_signal(has_signal: bool) -> None:

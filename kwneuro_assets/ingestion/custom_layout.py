@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from upath import UPath
 
@@ -10,6 +10,7 @@ from kwneuro_assets.imaging import InvalidData
 from kwneuro_assets.ingestion.bids_names import stem_of
 from kwneuro_assets.ingestion.dataset import SourceDataset, below
 from kwneuro_assets.ingestion.patterns import PathPattern, key_of
+from kwneuro_assets.ingestion.qc_files import qc_files_by_stem
 from kwneuro_assets.ingestion.series import Run, Series
 from kwneuro_assets.settings import SourceSettings
 from kwneuro_assets.subjects import SubjectKey
@@ -73,8 +74,9 @@ class CustomLayoutDataset(SourceDataset):
                 found=", ".join(names) or "none",
                 remedy="Choose with source.select: all images that match it are joined." if names else "",
             ).at(self.tree.path(folder))
-        runs = [self._run_beside(folder, name) for name in sorted(names)]
-        return Series(subject, tuple(runs))
+        names = sorted(names)
+        runs = tuple(self._run_beside(folder, name) for name in names)
+        return Series(subject, runs, self._qc_files(subject, folder, names))
 
     def folder(self, subject: SubjectKey) -> str:
         """The folder of a subject's images, relative to the root."""
@@ -91,6 +93,12 @@ class CustomLayoutDataset(SourceDataset):
         wanted = [name.format(stem=stem) for name in _MASKS]
         found = [self.tree.path(below(folder, name)) for name in wanted if name in self.tree.listing(folder).files]
         return found, f"of {', '.join(wanted)}, beside the image"
+
+    def _qc_files(self, subject: SubjectKey, folder: str, images: Sequence[str]) -> tuple[UPath, ...]:
+        above, is_session = self.settings.layout.rpartition("/")[0], "{session}" in self.settings.layout
+        is_of_subject = "{subject}" in above and (not is_session or "{session}" in above)
+        paths = qc_files_by_stem(self.tree, folder, subject, images, is_of_subject=is_of_subject)
+        return tuple(self.tree.path(below(folder, path)) for path in paths)
 
     def _note_case(self, folder: str) -> None:
         for name in self.tree.listing(folder).files:

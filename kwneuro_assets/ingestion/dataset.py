@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from upath import UPath
 
@@ -24,6 +24,7 @@ from kwneuro_assets.ingestion.bids_names import (
     why_ignored,
 )
 from kwneuro_assets.ingestion.patterns import PathPattern, key_of
+from kwneuro_assets.ingestion.qc_files import is_of_another_subject, qc_files
 from kwneuro_assets.ingestion.series import Run, Series
 from kwneuro_assets.ingestion.tree import SourceTree
 from kwneuro_assets.settings import SourceSettings
@@ -123,7 +124,12 @@ class SourceDataset:
         self._require_own(names, subject, folder)
         self._require_one_kind(names, folder)
         names.sort(key=lambda name: (int(entities_of(name).get("run", "0")), name))
-        return Series(subject, tuple(self._run(subject, folder, name) for name in names))
+        runs = tuple(self._run(subject, folder, name) for name in names)
+        return Series(subject, runs, self._qc_files(subject, folder, names))
+
+    def _qc_files(self, subject: SubjectKey, folder: str, images: Sequence[str]) -> tuple[UPath, ...]:
+        """The QC files of these images of a folder."""
+        return tuple(self.tree.path(below(folder, path)) for path in qc_files(self.tree, folder, subject, images))
 
     def _of_kind(self, images: list[str]) -> list[str]:
         """The preprocessed images, or else those without a desc, unless the settings choose a desc."""
@@ -218,10 +224,15 @@ class SourceDataset:
                 self.ignored[f"{folder}/{name}"] = "expected the images of DWI series in a folder dwi"
 
     def _note_ignored(self, folder: str, inside: Listing) -> None:
-        """Add misnamed images of a folder dwi, and gradient tables without an image, to `ignored`."""
+        """Add misnamed images of a folder dwi, gradient tables without an image, and QC files of another subject to
+        `ignored`.
+        """
         images = [name for name in inside.files if name.endswith(IMAGE_SUFFIXES)]
+        key = "_".join(folder.split("/")[:-1])
         for name in inside.files:
             why = None if name in images else why_ignored(name, images)
+            if why is None and is_of_another_subject(name, key):
+                why = f"its name is not that of a QC file of {key}"
             if why:
                 self.ignored[f"{folder}/{name}"] = why
 

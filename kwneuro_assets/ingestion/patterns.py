@@ -73,7 +73,7 @@ def _matched(part: re.Pattern[str], name: str, known: Labels, subjects: Collecti
     match = part.fullmatch(name)
     if match is None:
         return None
-    labels = {kind: _label(text) for kind, text in match.groupdict().items()}
+    labels = {kind: label_of(text) for kind, text in match.groupdict().items()}
     if any(known.get(kind, label) != label for kind, label in labels.items()):
         return None
     if subjects is not None and labels.get("subject") is not None and labels["subject"] not in subjects:
@@ -81,7 +81,7 @@ def _matched(part: re.Pattern[str], name: str, known: Labels, subjects: Collecti
     return {**known, **labels}
 
 
-def _label(text: str) -> str:
+def label_of(text: str) -> str:
     """The BIDS label of a name: without a leading `sub-` or `ses-`, and with `+` instead of separators.
 
     `011_S_4547` gives `011+S+4547`. The caller refuses two names that give the same label.

@@ -31,6 +31,8 @@ from kwneuro_assets.imaging.volume import (
 )
 from kwneuro_assets.ingestion.dataset import SourceDataset
 from kwneuro_assets.ingestion.joined_volumes import JoinedVolumes
+from kwneuro_assets.ingestion.preprocessing_qc import read_preprocessing_qc
+from kwneuro_assets.ingestion.qc_values import Value
 from kwneuro_assets.ingestion.read_mask import ScannedMask
 from kwneuro_assets.ingestion.repair import Repair, require_outside_the_brain, scale_warnings
 from kwneuro_assets.ingestion.run_metadata import merged_sidecars, require_joinable
@@ -66,11 +68,12 @@ def read_dwi(dataset: SourceDataset, series: Series) -> tuple[Dwi, str]:
     joined = JoinedVolumes(series, tables, settings.subsample)
     scans = _scan_runs(series, tables, joined.read)
     repair = _repair(scans, settings).subsampled(settings.subsample)
-    version = _version(series, texts, scans, repair, settings)
+    preprocessing = read_preprocessing_qc(series, [len(table.bvals) for table in tables]).values
+    version = _version(series, texts, scans, repair, settings, preprocessing)
     affine = subsampled_affine(scans[0].grid.affine, settings.subsample)
     with located(series.image_paths):
         volume = joined.volume(affine, repair)
-        return Dwi(volume, _joined_table(scans, settings), interpolated=series.interpolated), version
+        return Dwi(volume, _joined_table(scans, settings), series.interpolated, preprocessing), version
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class ScannedDwi:
         verdicts: What each image says about its b-vectors, by the path of the bvec file, if that was checked.
         warnings: What was repaired or is doubtful.
         joining: Facts about how the runs were joined.
+        preprocessing: What preprocessing measured, as `Dwi.preprocessing`.
     """
 
     grid: Volume
@@ -94,6 +98,7 @@ class ScannedDwi:
     verdicts: Mapping[UPath, Verdict] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     joining: Mapping[str, str] = field(default_factory=dict)
+    preprocessing: Mapping[str, Value] = field(default_factory=dict)
 
 
 def scan_dwi(
@@ -129,14 +134,17 @@ def scan_dwi(
     warnings += [f"{scan.run.image.name}: {warning}" for scan in scans for warning in scan.warnings]
     warnings += [warning for one in tables for warning in one.warnings]
     warnings += unknown_volumes(tables, settings)
+    measured = read_preprocessing_qc(series, [len(table.bvals) for table in tables])
+    warnings += measured.warnings
     return ScannedDwi(
         grid=scans[0].grid,
         gradients=table,
-        version=_version(series, texts, scans, repair, settings),
+        version=_version(series, texts, scans, repair, settings, measured.values),
         is_oriented=all(scan.is_oriented for scan in scans),
         verdicts={scan.run.bvec: scan.verdict for scan in scans if scan.verdict},
         warnings=tuple(warnings),
         joining=_joining_facts(names, tables, repair),
+        preprocessing=measured.values,
     )
 
 
@@ -217,7 +225,12 @@ def _joining_warnings(series: Series) -> list[str]:
 
 
 def _version(
-    series: Series, texts: Texts, scans: Sequence[_ScannedRun], repair: Repair, settings: SourceSettings
+    series: Series,
+    texts: Texts,
+    scans: Sequence[_ScannedRun],
+    repair: Repair,
+    settings: SourceSettings,
+    preprocessing: Mapping[str, Value],
 ) -> str:
     """The data version of `dwi`: the digest of the files of each run, and of what else determines the value."""
     content: dict[str, Any] = {
@@ -234,6 +247,8 @@ def _version(
         content["factors"] = repair.factors
     if settings.exclude_volumes:
         content["exclude_volumes"] = settings.exclude_volumes
+    if preprocessing:
+        content["preprocessing"] = dict(preprocessing)
     return text_version(content)
 
 

@@ -63,7 +63,9 @@ def warnings(scan: ScannedDwi) -> tuple[str, ...]:
 
 
 def facts(scan: ScannedDwi) -> dict[str, Any]:
-    """The grid, voxel size and shells of a DWI series, and how its runs were joined, for the metadata."""
+    """The grid, voxel size and shells of a DWI series, how its runs were joined, and how many QC values preprocessing
+    left, for the metadata.
+    """
     shells = {0: int(scan.gradients.b0_mask.sum())}
     shells |= {round(shell.bvalue): len(shell.indices) for shell in scan.gradients.shells()}
     return {
@@ -71,4 +73,5 @@ def facts(scan: ScannedDwi) -> dict[str, Any]:
         "voxel_mm": describe_edges(scan.grid),
         "shells": ", ".join(f"{count} of b={bvalue}" for bvalue, count in shells.items()),
         **scan.joining,
+        **({"preprocessing_qc": f"{len(scan.preprocessing)} values"} if scan.preprocessing else {}),
     }

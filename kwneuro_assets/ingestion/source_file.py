@@ -39,10 +39,16 @@ class TextFile:
             raise InvalidData("text file", expected="numbers as text", found="other bytes").at(self.path) from None
 
 
-def read_text(path: UPath) -> TextFile:
-    """The file. Raises InvalidData if it cannot be read."""
+def read_text(path: UPath, max_bytes: int | None = None) -> TextFile:
+    """The file. Raises InvalidData if it cannot be read, or is longer than `max_bytes`."""
     with _readable(path, "file", "one that can be read"):
-        return TextFile(path, read_bytes(path))
+        if max_bytes is None:
+            return TextFile(path, read_bytes(path))
+        with opened(path) as file:
+            content = file.stream.read(max_bytes + 1) if file.size <= max_bytes else b""
+            if max(file.size, len(content)) > max_bytes:
+                raise InvalidData("file", expected=f"at most {max_bytes} bytes", found=f"{file.size}").at(path)
+            return TextFile(path, content)
 
 
 @contextmanager

@@ -19,10 +19,11 @@ from kwneuro_assets.settings.loading import SettingsError, load_settings
 from kwneuro_assets.settings.networks import MirroringSettings, NetworkSettings
 from kwneuro_assets.settings.pipeline import PipelineSettings
 from kwneuro_assets.settings.platform import AutomationSettings, StoreSettings, WeightSettings
+from kwneuro_assets.settings.quality import CheckSettings, QualityLimitSettings
+from kwneuro_assets.settings.reports import CohortMemberSettings, CohortSettings, ReportSettings
 from kwneuro_assets.settings.section import Section, SectionT
 from kwneuro_assets.settings.source import (
     TRACE,
-    CheckSettings,
     DicomSettings,
     IngestionSettings,
     SourceSettings,
@@ -35,6 +36,8 @@ __all__ = [
     "AutomationSettings",
     "BrainMaskSettings",
     "CheckSettings",
+    "CohortMemberSettings",
+    "CohortSettings",
     "CsdSettings",
     "DeconvolutionSettings",
     "DenoisingSettings",
@@ -47,6 +50,8 @@ __all__ = [
     "NoddiSettings",
     "PeakSettings",
     "PipelineSettings",
+    "QualityLimitSettings",
+    "ReportSettings",
     "ResponseSettings",
     "Section",
     "SectionT",

@@ -12,8 +12,10 @@ from kwneuro_assets.settings.derivations import (
 )
 from kwneuro_assets.settings.networks import NetworkSettings
 from kwneuro_assets.settings.platform import AutomationSettings, StoreSettings, WeightSettings
+from kwneuro_assets.settings.quality import CheckSettings
+from kwneuro_assets.settings.reports import CohortSettings, ReportSettings
 from kwneuro_assets.settings.section import Section, SectionT
-from kwneuro_assets.settings.source import CheckSettings, DicomSettings, IngestionSettings, SourceSettings
+from kwneuro_assets.settings.source import DicomSettings, IngestionSettings, SourceSettings
 
 
 class PipelineSettings(Section):
@@ -32,6 +34,8 @@ class PipelineSettings(Section):
     csd: CsdSettings = CsdSettings()
     tracts: TractSettings = TractSettings()
     checks: CheckSettings = CheckSettings()
+    report: ReportSettings = ReportSettings()
+    cohort: CohortSettings = CohortSettings()
     ingestion: IngestionSettings = IngestionSettings()
     dicom: DicomSettings = DicomSettings()
     automation: AutomationSettings = AutomationSettings()

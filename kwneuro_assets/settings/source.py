@@ -167,7 +167,7 @@ class DicomSettings(Section):
     )
 
 
-class CheckSettings(Section):
+class SourceCheckSettings(Section):
     """Sanity checks of scans: a subject that fails one is quarantined."""
 
     min_directions: int = Field(

@@ -33,15 +33,16 @@ from kwneuro_assets.imaging.streamed import is_large
 from kwneuro_assets.imaging.volume import not_finite, require_finite
 from kwneuro_assets.storage.files import Fingerprint, Opened
 from kwneuro_assets.storage.itk_transform import format_itk, parse_itk
-from kwneuro_assets.storage.names import PROBABILITIES, DerivativeName
+from kwneuro_assets.storage.names import PAGE, PARQUET, PROBABILITIES, DerivativeName
 from kwneuro_assets.storage.nifti import decode_grid, decode_nifti, reread_volumes, streamed_nifti, write_nifti
+from kwneuro_assets.storage.parquet import write_parquet
 from kwneuro_assets.storage.sidecar import LABELS, json_text
 from kwneuro_assets.storage.stage import WRITERS, Writer
 from kwneuro_assets.storage.text import format_table, parse_table
 from kwneuro_assets.subjects import StoreKey
 from kwneuro_assets.threads import thread_count
 
-IMAGE, TABLE, REPORT, TRANSFORM = ".nii.gz", ".tsv", ".html", ".txt"
+IMAGE, TABLE, TRANSFORM = ".nii.gz", ".tsv", ".txt"
 _IMAGES = ("Volume", "Segmentation", "Dwi")
 _READERS = 4  # maps of one MapSet that are read concurrently
 _T = TypeVar("_T")
@@ -53,6 +54,7 @@ class Encoded:
 
     files: Mapping[str, Writer] = field(default_factory=dict)
     content: Mapping[str, Any] = field(default_factory=dict)
+    shared: Mapping[str, bytes] = field(default_factory=dict)  # files of the entire store, by name
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,11 @@ def _encode_dwi(dwi: Dwi, names: Names) -> Encoded:
             names(".bval"): text_writer(format_bvals(dwi.gradients)),
             names(".bvec"): text_writer(format_bvecs(dwi.gradients)),
         },
-        {"B0Threshold": dwi.gradients.b0_threshold, "Interpolated": dwi.interpolated},
+        {
+            "B0Threshold": dwi.gradients.b0_threshold,
+            "Interpolated": dwi.interpolated,
+            **({"Preprocessing": dict(dwi.preprocessing)} if dwi.preprocessing else {}),
+        },
     )
 
 
@@ -178,7 +184,8 @@ def _decode_dwi(content: Mapping[str, Any], names: Names, files: Files, part: Pa
     image = _dwi_image(files, names(IMAGE))
     bvals = parse_bvals(_text(files, names(".bval")))
     bvecs = parse_bvecs(_text(files, names(".bvec")), len(bvals))
-    return Dwi(image, GradientTable(bvals, bvecs, b0_threshold=content["B0Threshold"]), content["Interpolated"])
+    table = GradientTable(bvals, bvecs, b0_threshold=content["B0Threshold"])
+    return Dwi(image, table, content["Interpolated"], content.get("Preprocessing", {}))
 
 
 def _encode_maps(maps: MapSet, names: Names) -> Encoded:
@@ -249,7 +256,11 @@ def _decode_transform(content: Mapping[str, Any], names: Names, files: Files, pa
 
 
 def _encode_table(table: Table, names: Names) -> Encoded:
-    return Encoded({names(TABLE): text_writer(format_table(table))}, {"Columns": dict(table.kinds)})
+    """Of a cohort, in Parquet, too, for tools that read large tables; it is never read back."""
+    files = {names(TABLE): text_writer(format_table(table))}
+    if names.name.of_group:
+        files[names(PARQUET)] = lambda file: write_parquet(table, file)
+    return Encoded(files, {"Columns": dict(table.kinds)})
 
 
 def _decode_table(content: Mapping[str, Any], names: Names, files: Files, part: Part) -> Table:
@@ -257,11 +268,12 @@ def _decode_table(content: Mapping[str, Any], names: Names, files: Files, part: 
 
 
 def _encode_report(report: Report, names: Names) -> Encoded:
-    return Encoded({names(REPORT): text_writer(report.html)})
+    content = {"Identity": report.identity, "Shared": sorted(report.shared)}
+    return Encoded({names(PAGE): text_writer(report.html)}, content, report.shared)
 
 
 def _decode_report(content: Mapping[str, Any], names: Names, files: Files, part: Part) -> Report:
-    return Report(_text(files, names(REPORT)))
+    return Report(_text(files, names(PAGE)), content["Identity"])
 
 
 def _encode_not_applicable(value: NotApplicable, names: Names) -> Encoded:

@@ -20,7 +20,10 @@ GENERATOR = "kwneuro-assets"
 DESCRIPTION = "dataset_description.json"
 # Files that BIDS has no name for yet (BEP014, BEP016), or forbids beside a derived image. One asterisk before the name
 # in each line: the validator's own matching fails with more.
-_BIDSIGNORE = "*_dwimap.*\n*_dwiref.*\n*_response.json\n*_xfm.*\n*_figure.png\n*_dwi.bval\n*_dwi.bvec\n*_mask.json\n"
+_BIDSIGNORE = (
+    "*_dwimap.*\n*_dwiref.*\n*_response.json\n*_xfm.*\n*_figure.png\n*_dwi.bval\n*_dwi.bvec\n*_mask.json\n"
+    "*_qc.*\n*_report.json\n*.html\n*.assets\n"
+)
 _README = """\
 # Derivatives of diffusion MRI
 

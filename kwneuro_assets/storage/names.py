@@ -9,17 +9,20 @@ from pathlib import PurePosixPath
 from kwneuro_assets.imaging import InvalidData
 from kwneuro_assets.subjects import GROUP, StoreKey
 
+PAGE, PARQUET = ".html", ".parquet"  # extensions
+
 
 @dataclass(frozen=True)
 class DerivativeName:
     """The BIDS entities and suffix of a derivative's files.
 
     Attributes:
-        entities: What stands between the subject and the suffix.
+        entities: What stands between the subject and the suffix; may be empty.
         suffix: The suffix of the sidecar and of the first files.
         of_group: Whether it is computed from all subjects together.
         others: Suffixes of further images of the same derivative.
         by_label: Whether an export may have one file for each label, such as each bundle.
+        is_page: Whether it is a page at the root of the dataset, named by the subject alone: `sub-01.html`.
     """
 
     entities: str
@@ -27,6 +30,7 @@ class DerivativeName:
     of_group: bool = False
     others: tuple[str, ...] = ()
     by_label: bool = False
+    is_page: bool = False
 
     def is_of(self, key: StoreKey) -> bool:
         """Whether the subject or group `key` can have this derivative."""
@@ -34,10 +38,16 @@ class DerivativeName:
 
     def stem(self, subject: StoreKey) -> str:
         """The common name of its files: `sub-01_model-tensor_dwimap`."""
-        return f"{subject}_{self.entities}_{self.suffix}"
+        return "_".join(part for part in (str(subject), self.entities, self.suffix) if part)
+
+    def folder(self, subject: StoreKey) -> str:
+        """The folder of its files, relative to the dataset; empty for the root."""
+        return "" if self.is_page else subject.folder
 
     def file(self, subject: StoreKey, extension: str, param: str | None = None, suffix: str | None = None) -> str:
         """The name of one file: `sub-01_model-tensor_param-fa_dwimap.nii.gz`. `suffix` is one of `others`."""
+        if self.is_page:
+            return f"{subject}{extension}"
         entities = f"{self.entities}_param-{param}" if param else self.entities
         return f"{subject}_{entities}_{suffix or self.suffix}{extension}"
 
@@ -47,14 +57,16 @@ class DerivativeName:
 
     def sidecar(self, subject: StoreKey) -> PurePosixPath:
         """The sidecar's path below the store."""
-        return PurePosixPath(subject.folder) / f"{self.stem(subject)}.json"
+        return PurePosixPath(self.folder(subject)) / f"{self.stem(subject)}.json"
 
     def owns(self, subject: StoreKey, file: str) -> bool:
         """Whether `file` is the name of one of its files, for any value type and any maps."""
+        if self.is_page:
+            return file in (f"{subject}{PAGE}", self.sidecar(subject).name)
         label = r"(_label-[a-zA-Z0-9]+)?" if self.by_label else ""
         entities = rf"{label}_{re.escape(self.entities)}(_param-[a-zA-Z0-9]+)?"
         suffix = "|".join((self.suffix, *self.others))
-        extension = r"_figure\.png|\.nii\.gz|\.bval|\.bvec|\.json|\.tsv|\.html|\.txt"
+        extension = r"_figure\.png|\.nii\.gz|\.bval|\.bvec|\.json|\.tsv|\.parquet|\.html|\.txt"
         return re.fullmatch(rf"{re.escape(str(subject))}{entities}_({suffix})({extension})", file) is not None
 
     def figure(self, subject: StoreKey) -> str:
@@ -89,4 +101,8 @@ NAMES: dict[str, DerivativeName] = {
     "tract_masks": DerivativeName("desc-tracts", "mask", others=(PROBABILITIES,), by_label=True),
     "tract_endings": DerivativeName("desc-tractendings", "mask", by_label=True),
     "tract_orientations": DerivativeName("desc-tractorientations", "dwimap", by_label=True),
+    "dwi_qc": DerivativeName("desc-image", "qc"),
+    "subject_report": DerivativeName("", "report", is_page=True),
+    "cohort_qc": DerivativeName("desc-image", "qc", of_group=True),
+    "cohort_report": DerivativeName("", "report", of_group=True, is_page=True),
 }

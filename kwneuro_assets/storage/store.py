@@ -9,7 +9,7 @@ writing (a full disk, a broken connection) leaves the previous result untouched.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,19 +23,20 @@ from kwneuro_assets.storage.bids_fields import map_fields, shared_fields
 from kwneuro_assets.storage.checked_files import READS, CheckedFiles, Verify, with_rereads
 from kwneuro_assets.storage.codecs import EVERYTHING, Grid, Names, Part, decode, decode_image_grid, encode, text_writer
 from kwneuro_assets.storage.dataset_description import DatasetDescription
-from kwneuro_assets.storage.files import Opened, drain, listing, read_bytes
+from kwneuro_assets.storage.files import Opened, drain, fingerprint_of, listing, read_bytes
 from kwneuro_assets.storage.label_files import label_files
 from kwneuro_assets.storage.location import is_local, location
 from kwneuro_assets.storage.names import NAMES
 from kwneuro_assets.storage.sidecar import Provenance, Sidecar, StoredFile
 from kwneuro_assets.storage.stage import WRITERS, Stage, Writer
-from kwneuro_assets.storage.staging import staged
+from kwneuro_assets.storage.staging import staged, write_complete
 from kwneuro_assets.storage.store_errors import Damaged, Missing, StoreError, remedy
 from kwneuro_assets.subjects import GROUP, StoreKey, SubjectKey
 from kwneuro_assets.threads import thread_count
 
 __all__ = ["Damaged", "DerivativeStore", "Missing", "StoreError", "Verify"]
 
+SHARED = ".assets"  # folder of the files that all reports of a store link to
 _REQUESTS = 8  # concurrent requests: they wait for the network, not for a processor
 
 
@@ -125,8 +126,8 @@ class DerivativeStore:
     def assets(self, subject: StoreKey) -> list[str]:
         """The derivatives of a subject or of the group that have a sidecar in the store. Raises StoreError."""
         self._description.require_own()
-        present = listing(self._folder(subject)).files
-        return [asset for asset in NAMES if NAMES[asset].sidecar(subject).name in present]
+        present = listing(self.root / subject.folder if subject.folder else self.root).files
+        return [asset for asset in NAMES if self._has_sidecar(asset, subject, present)]
 
     def write(
         self, asset: str, subject: StoreKey, value: Value, provenance: Provenance, figure: bytes | None = None
@@ -142,6 +143,8 @@ class DerivativeStore:
             writers[NAMES[asset].figure(subject)] = lambda file: file.write(figure)
         provenance = replace(provenance, bids=shared_fields(provenance.bids, provenance.parameters))
         with self._writing(asset, subject) as stage:
+            for shared, content in encoded.shared.items():
+                self._write_shared(shared, content)
             files = _write_all(stage, writers)
             sidecar = Sidecar(type(value).__name__, provenance, files, encoded.content)
             self._commit(stage, asset, subject, sidecar)
@@ -149,7 +152,7 @@ class DerivativeStore:
 
     def remove(self, asset: str, subject: StoreKey) -> None:
         """Remove a derivative with all its files, and the folders that are then empty. Raises StoreError."""
-        folder, name = self._folder(subject), NAMES[asset]
+        folder, name = self._folder(asset, subject), NAMES[asset]
         mark = name.sidecar(subject).name
         with self._clear_errors():
             self._description.require_own()
@@ -158,7 +161,7 @@ class DerivativeStore:
                 for file in listing(folder).files:
                     if name.owns(subject, file):
                         stage.remove(file)
-            if is_local(folder):
+            if is_local(folder) and folder != self.root:
                 for above in (folder, *folder.parents):
                     if above == self.root or any(above.iterdir()):
                         break
@@ -180,6 +183,8 @@ class DerivativeStore:
                 provenance = sidecar.provenance
                 writers |= label_files(value, names, provenance.description, provenance.bids)
             with target._writing(asset, subject) as stage:
+                for shared in sidecar.content.get("Shared", ()):
+                    target._write_shared(shared, self.read_file(f"{SHARED}/{shared}"))
                 copied = replace(sidecar, files=_write_all(stage, writers))
                 target._commit(stage, asset, subject, copied)
             return copied
@@ -191,7 +196,15 @@ class DerivativeStore:
         """The first file of a stored derivative, or its sidecar if it has no other file."""
         sidecar = self.sidecar(asset, subject)
         name = next(iter(sidecar.files), None) if sidecar else None
-        return self._folder(subject) / name if name else self._sidecar_path(asset, subject)
+        return self._folder(asset, subject) / name if name else self._sidecar_path(asset, subject)
+
+    def read_file(self, path: str) -> bytes:
+        """The content of a file, by its path below the root, without verification. Raises StoreError."""
+        self._description.require_own()
+        try:
+            return read_bytes(self.root / path)
+        except OSError as error:
+            raise StoreError(f"{self.root / path}: cannot be read ({error.strerror or error})") from None
 
     @property
     def threads(self) -> int:
@@ -205,22 +218,26 @@ class DerivativeStore:
     def held(self, subject: StoreKey, versions: Mapping[str, str]) -> set[str]:
         """Those of a subject's derivatives (data versions by asset) that the store has in this version.
 
-        A derivative counts if its sidecar has the version and every file that it names exists. The folder is listed
-        once; sidecars are read concurrently. Raises StoreError if the store itself cannot be used.
+        A derivative counts if its sidecar has the version and every file that it names exists. The subject's folder is
+        listed once; sidecars are read concurrently. Raises StoreError if the store itself cannot be used.
         """
         if not versions:
             return set()
         self._description.require_own()
-        present = set(listing(self._folder(subject)).files)
+        present = set(listing(self.root / subject.folder if subject.folder else self.root).files)
 
         def is_held(asset: str) -> bool:
             try:
                 sidecar = self.sidecar(asset, subject)
             except Damaged:
                 return False
-            return sidecar is not None and sidecar.data_version == versions[asset] and sidecar.files.keys() <= present
+            if sidecar is None or sidecar.data_version != versions[asset]:
+                return False
+            absent = sidecar.files.keys() - present
+            folder = self._folder(asset, subject)
+            return not absent or (NAMES[asset].is_page and all(_size(folder / name) for name in absent))
 
-        listed = [asset for asset in versions if NAMES[asset].sidecar(subject).name in present]
+        listed = [asset for asset in versions if self._has_sidecar(asset, subject, present)]
         if not listed:
             return set()
         with ThreadPoolExecutor(min(self.threads, len(listed)), thread_name_prefix="store") as pool:
@@ -231,14 +248,30 @@ class DerivativeStore:
         kind = Missing if self._description.exists else StoreError
         return kind(f"{asset} of {subject} is not in the store {self.root}. {remedy(asset, subject)}")
 
-    def _folder(self, subject: StoreKey) -> UPath:
-        return self.root / subject.folder if subject.folder else self.root
+    def _folder(self, asset: str, subject: StoreKey) -> UPath:
+        folder = NAMES[asset].folder(subject)
+        return self.root / folder if folder else self.root
 
     def _sidecar_path(self, asset: str, subject: StoreKey) -> UPath:
-        return self._folder(subject) / NAMES[asset].sidecar(subject).name
+        return self._folder(asset, subject) / NAMES[asset].sidecar(subject).name
+
+    def _has_sidecar(self, asset: str, subject: StoreKey, present: Container[str]) -> bool:
+        """Whether there is a sidecar; `present` are the files of the subject's folder, where all but pages are.
+
+        The root, where the pages of all subjects are, is not listed for one of them.
+        """
+        name = NAMES[asset]
+        if not name.is_of(subject):
+            return False
+        in_folder = name.folder(subject) == subject.folder
+        return (
+            name.sidecar(subject).name in present
+            if in_folder
+            else _size(self._sidecar_path(asset, subject)) is not None
+        )
 
     def _files(self, asset: str, subject: StoreKey, sidecar: Sidecar, verify: Verify) -> CheckedFiles:
-        return CheckedFiles(self._folder(subject), sidecar.files, verify, remedy(asset, subject))
+        return CheckedFiles(self._folder(asset, subject), sidecar.files, verify, remedy(asset, subject))
 
     def _consistent(self, asset: str, subject: StoreKey, use: Callable[[Sidecar], Any]) -> tuple[Any, Sidecar]:
         """The result of `use`, and the sidecar that it got; repeated if another process replaced the derivative
@@ -268,7 +301,7 @@ class DerivativeStore:
         with self._clear_errors():
             self._description.write()
             mark = name.sidecar(subject).name
-            with staged(self._folder(subject), mark, lambda file: name.owns(subject, file)) as stage:
+            with staged(self._folder(asset, subject), mark, lambda file: name.owns(subject, file)) as stage:
                 yield stage
 
     def _commit(self, stage: Stage, asset: str, subject: StoreKey, sidecar: Sidecar) -> None:
@@ -276,16 +309,24 @@ class DerivativeStore:
         stage.write(mark, text_writer(sidecar.to_json()))
         stage.require_lock()
         # Files that are replaced by the same bytes are complete at every moment, so their sidecar may stay.
-        if self._files_before(asset, subject) != sidecar.files:
+        before = self._files_before(asset, subject)
+        if before != sidecar.files:
             stage.remove(mark)
         for name in sidecar.files:
             stage.commit(name)
         stage.require_lock()
         stage.commit(mark)
-        present = listing(self._folder(subject)).files
+        # The root has the pages of all subjects: it is not listed for one of them.
+        present = before or {} if NAMES[asset].is_page else listing(self._folder(asset, subject)).files
         for name in present:
             if name not in sidecar.files and name != mark and NAMES[asset].owns(subject, name):
                 stage.remove(name)
+
+    def _write_shared(self, name: str, content: bytes) -> None:
+        """Write a file that many reports link to, unless it is there with this size: its name has its version."""
+        path = self.root / SHARED / name
+        if _size(path) != len(content):
+            write_complete(path, content)
 
     def _files_before(self, asset: str, subject: StoreKey) -> Mapping[str, StoredFile] | None:
         try:
@@ -313,6 +354,11 @@ class DerivativeStore:
                 raise
             where = f" (at {error.filename})" if error.filename else ""
             raise StoreError(f"the store {self.root} {reason}{where}") from None
+
+
+def _size(path: UPath) -> int:
+    """The size of a file in bytes, 0 if it does not exist."""
+    return fingerprint_of(path).size
 
 
 def _write_all(stage: Stage, writers: Mapping[str, Writer]) -> dict[str, StoredFile]:

@@ -24,6 +24,10 @@ class VersionedDerivative(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def may_be_missing(self) -> frozenset[str]: ...
+    @property
+    def follows_members(self) -> bool: ...
     def inputs(self, settings: PipelineSettings) -> tuple[str, ...]: ...
     def code(self, settings: PipelineSettings) -> Code: ...
 
@@ -103,10 +107,10 @@ def cohort_status(
 def group_status(
     instance: DagsterInstance, settings: PipelineSettings, derivative: VersionedDerivative, members: Collection[str]
 ) -> Status:
-    """The status of a group derivative, computed from one derivative of all `members`.
+    """The status of a group derivative, computed from a derivative of all `members` or from one of the group.
 
-    Members that were added or removed later are reported and do not make it stale: its members are selected when it is
-    materialized.
+    Members that were added or removed later are reported. They make it stale only if it `follows_members`; otherwise,
+    its members are selected when it is materialized.
     """
     known = recorded(instance, derivative.name, None)
     if known is None:
@@ -116,18 +120,26 @@ def group_status(
         return Status("missing", ("the store does not have the recorded version",), *versions)
     (of,) = derivative.inputs(settings)
     before = known.input_data_versions
-    now = read_history(instance, [of], [], {*members, *before}).records[of]
-    changed = [subject for subject in before if subject in now and now[subject].data_version != before[subject]]
+    if of in before:  # an input of the group is recorded under its name
+        current = recorded(instance, of, None)
+        now = {of: current.data_version} if current else {}
+        members = [of]
+    else:
+        records = read_history(instance, [of], [], {*members, *before}).records[of]
+        now = {subject: record.data_version for subject, record in records.items()}
+    changed = [label for label in before if label in now and now[label] != before[label]]
+    added = [one for one in members if one in now and one not in before]
+    removed = [one for one in before if one not in members]
     code = derivative.code(settings).changes_since(known.code_version, known.values)
     causes: set[Cause] = set()
     if code:
         causes.add("code")
-    if changed:
+    if changed or (derivative.follows_members and (added or removed)):
         causes.add("data")
     differences = {
         f"{of} changed": changed,
-        "members added since it was materialized": [one for one in members if one in now and one not in before],
-        "members removed since it was materialized": [one for one in before if one not in members],
+        "members added since it was materialized": added,
+        "members removed since it was materialized": removed,
     }
     why = (*code, *(f"{what}: {_some(subjects)}" for what, subjects in differences.items() if subjects))
     if causes:
@@ -158,6 +170,7 @@ class _Evaluator:
         self.name = derivative.name
         self._instance = instance
         self._inputs = derivative.inputs(settings)
+        self._may_be_missing = derivative.may_be_missing
         self._code = derivative.code(settings)
         self._code_version = self._code.version
         self._code_changes_since: dict[str, tuple[str, ...]] = {}  # by recorded code version
@@ -181,7 +194,7 @@ class _Evaluator:
             state, why = "missing", (why_missing,)
         elif why:
             state = "stale"
-        elif above := [name for name in self._inputs if name in states and not states[name].is_up_to_date]:
+        elif above := [name for name in self._inputs if name in states and not self._is_settled(name, record, states)]:
             state, why = "stale-upstream", tuple(f"{name} is {states[name].state}" for name in above)
         elif record.not_applicable is not None:
             state, why = "not-applicable", (record.not_applicable,)
@@ -189,6 +202,12 @@ class _Evaluator:
             state = "fresh"
         data_version, code_version = (record.data_version, record.code_version) if record else (None, None)
         return Status(state, why, data_version, code_version, causes, attempt, failures)
+
+    def _is_settled(self, name: str, record: Record, states: Mapping[str, Status]) -> bool:
+        """Whether nothing is to come from an input: it is up to date, or was left out because it does not exist."""
+        status = states[name]
+        was_left_out = name in self._may_be_missing and name not in record.input_data_versions
+        return status.is_up_to_date or (was_left_out and status.state in ("missing", "failed"))
 
     def _changes(self, subject: str, record: Record, history: History) -> tuple[tuple[str, ...], frozenset[Cause]]:
         """The differences between the recorded code and inputs and the current ones, as messages and as causes."""
@@ -200,7 +219,11 @@ class _Evaluator:
         before = record.input_data_versions
         for name in self._inputs:
             now = history.records[name].get(subject)
-            if name not in before:
+            if name not in before and name in self._may_be_missing:
+                if now is not None:
+                    causes.add("data")
+                    why.append(f"{name} was missing, and exists now")
+            elif name not in before:
                 causes.add("dependencies")
                 why.append(f"{name} is a new input")
             elif now is not None and now.data_version != before[name]:

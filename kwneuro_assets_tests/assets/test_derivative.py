@@ -12,7 +12,7 @@ import pytest
 from dagster import AssetKey, CodeReferencesMetadataValue, Definitions, LocalFileCodeReference, UrlCodeReference
 
 import kwneuro_assets.assets.derivative as derivative_module
-from kwneuro_assets.assets import ALL_DERIVATIVES, GROUP_DERIVATIVE, build_assets
+from kwneuro_assets.assets import ALL_DERIVATIVES, GROUP_DERIVATIVES, build_assets
 from kwneuro_assets.assets.derivative import Derivative, derivative
 from kwneuro_assets.assets.mechanism.code_references import REPOSITORY_VARIABLE
 from kwneuro_assets.assets.mechanism.description import EXAMPLE, example_files, markdown_description, value_types
@@ -23,9 +23,11 @@ from kwneuro_assets.imaging import (
     GradientTable,
     MapSet,
     NotApplicable,
+    Report,
     ResponseFunction,
     RigidTransform,
     Segmentation,
+    Table,
     Volume,
 )
 from kwneuro_assets.imaging.content_hash import Value
@@ -39,7 +41,7 @@ from kwneuro_assets.storage.store import DerivativeStore
 from kwneuro_assets.subjects import GROUP
 from kwneuro_assets.versioning.source_names import SOURCES
 
-ALL = (*ALL_DERIVATIVES, GROUP_DERIVATIVE)
+ALL = (*ALL_DERIVATIVES, *GROUP_DERIVATIVES)
 MECHANISM = Path(derivative_module.__file__).with_name("mechanism")
 BLANK = Volume(np.zeros((1, 1, 1), np.uint8), np.eye(4))
 
@@ -113,11 +115,28 @@ def test_a_derivative_of_an_input_that_is_not_applicable_is_neither_unless_it_ac
 
 
 def test_the_inputs_of_a_group_are_mappings_by_subject() -> None:
-    def loaded(asset: str, subject: str) -> tuple[Deferred, Value]:
-        return Deferred(asset, subject, None, lambda: BLANK), BLANK
+    def deferred(asset: str, subject: str) -> Deferred:
+        return Deferred(asset, subject, None, lambda: BLANK)
 
-    values = values_by_subject(["a", "b"], [loaded("a", "sub-01"), loaded("a", "sub-02"), loaded("c", "sub-01")])
-    assert {name: list(of) for name, of in values.items()} == {"a": ["sub-01", "sub-02"], "b": [], "c": ["sub-01"]}
+    inputs = [deferred("dti", "sub-01"), deferred("dti", "sub-02"), deferred("dwi_qc", "sub-01")]
+    values = values_by_subject(["dti", "noddi"], inputs, lambda one: one.load())
+    found = {name: list(of) for name, of in values.items() if isinstance(of, Mapping)}
+    assert found == {"dti": ["sub-01", "sub-02"], "noddi": [], "dwi_qc": ["sub-01"]}
+
+
+def test_a_value_of_the_group_is_read_when_the_function_asks_for_it() -> None:
+    read: list[str] = []
+
+    def load(one: Deferred) -> Value:
+        read.append(str(one.partition))
+        return BLANK
+
+    inputs = [Deferred("dti", key, None, lambda: BLANK) for key in ("sub-01", "sub-02")]
+    of_subjects = values_by_subject(["dti"], inputs, load)["dti"]
+    assert isinstance(of_subjects, Mapping)
+    assert read == []
+    assert of_subjects["sub-02"] is BLANK
+    assert read == ["sub-02"]
 
 
 def test_the_sidecar_description_is_the_first_paragraph_on_one_line() -> None:
@@ -140,7 +159,7 @@ def test_the_files_of_a_description_are_those_that_the_store_writes(one: Derivat
     kinds = value_types(one)
     kind = "Segmentation" if "Segmentation" in kinds else kinds[0]
     store.write(one.name, key, tiny(kind, one), Provenance("a description", "1-0", "0" * 64, bids=one.bids))
-    stored = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob(f"{key}_*")]
+    stored = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob(f"{key}[._]*")]
     assert {re.sub(r"param-[a-z0]+(.*\.nii\.gz)", r"param-<map>\1", file) for file in stored} == set(example_files(one))
 
 
@@ -164,6 +183,10 @@ def tiny(kind: str, one: Derivative) -> Value:
         return RigidTransform(np.eye(4))
     if kind == "ResponseFunction":
         return ResponseFunction(np.array([1000.0, -300.0]), 1000.0)
+    if kind == "Table":
+        return Table({"ndc": [0.5]}, {"ndc": "number"})
+    if kind == "Report":
+        return Report("<p>report</p>")
     return BLANK
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import kwneuro_assets
-from kwneuro_assets.assets import DERIVATIVES, GROUP_DERIVATIVE
+from kwneuro_assets.assets import DERIVATIVES, GROUP_DERIVATIVES
 from kwneuro_assets.storage.store import DerivativeStore
 from kwneuro_assets.subjects import SubjectKey
 from kwneuro_assets_tests.testkit.project import Project
@@ -68,7 +68,7 @@ def dg(environment: dict[str, str], *arguments: str) -> str:
 def test_dg_list_defs_lists_all_assets(environment: dict[str, str]) -> None:
     listed = json.loads(dg(environment, "list", "defs", "--json"))
     names = {asset["asset_key"] for asset in listed["assets"]}
-    assert names == {*(one.name for one in (*DERIVATIVES, GROUP_DERIVATIVE)), "dwi", "provided_mask"}
+    assert names == {*(one.name for one in (*DERIVATIVES, *GROUP_DERIVATIVES)), "dwi", "provided_mask"}
     assert {job["name"] for job in listed["jobs"]} >= {"materialize_stale", "rematerialize", "rescan_source"}
     assert {sensor["name"] for sensor in listed["sensors"]} == {"ingestion_sensor", "stale_derivatives_sensor"}
 

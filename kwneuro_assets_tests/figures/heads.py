@@ -28,6 +28,8 @@ AXES = {
     "las": np.diag([-1.0, 1, 1]),
     "lpi": np.diag([-1.0, -1, -1]),
     "oblique": _tilted(15, 8),
+    "oblique-20": _tilted(20, 20),
+    "oblique-permuted": _tilted(20, 20) @ np.array([[0.0, 0, 1], [-1, 0, 0], [0, 1, 0]]),
     "oblique-left": _tilted(15, 8) @ np.diag([-1.0, 1, 1]),
     "sagittal": np.array([[0.0, 0, 1], [-1, 0, 0], [0, 1, 0]]),
     "coronal": np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kwneuro_assets.figures.layout import Box, Page
+from kwneuro_assets.figures.page import Box, Page
 from kwneuro_assets.figures.render import THUMBNAIL_BYTES, markdown_image, thumbnail, to_png
 
 

@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kwneuro_assets.assets import ALL_DERIVATIVES, GROUP_DERIVATIVE
+from kwneuro_assets.assets import ALL_DERIVATIVES, GROUP_DERIVATIVES
 from kwneuro_assets.imaging import (
     Dwi,
     GradientTable,
     MapSet,
     NotApplicable,
+    Report,
     ResponseFunction,
     RigidTransform,
     Segmentation,
+    Table,
     Volume,
 )
 from kwneuro_assets.imaging.content_hash import Value, data_version
@@ -45,10 +47,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("bids") / "store"
     derivatives = DerivativeStore(root, "s3://a-bucket/a-study")
     values = small_values()
-    assert set(values) == {derivative.name for derivative in ALL_DERIVATIVES} == set(NAMES) - {GROUP_DERIVATIVE.name}
-    values[GROUP_DERIVATIVE.name] = values["fiber_response"]
+    of_group = {derivative.name for derivative in GROUP_DERIVATIVES}
+    assert set(values) == {derivative.name for derivative in ALL_DERIVATIVES} == set(NAMES) - of_group
+    alike = {"group_response": "fiber_response", "cohort_qc": "dwi_qc", "cohort_report": "subject_report"}
+    values |= {name: values[of_subject] for name, of_subject in alike.items()}
     for subject in (*SUBJECTS, GROUP):
-        for derivative in [GROUP_DERIVATIVE] if subject == GROUP else ALL_DERIVATIVES:
+        for derivative in GROUP_DERIVATIVES if subject == GROUP else ALL_DERIVATIVES:
             value = values[derivative.name]
             if subject == LIMITED and derivative.name not in ALWAYS_APPLICABLE:
                 value = NotApplicable("one shell")
@@ -89,6 +93,8 @@ def small_values() -> dict[str, Value]:
         "mni_alignment": RigidTransform(np.eye(4)),
         "tract_masks": Segmentation.of(bundles, Volume(0.5 * stack(2), AFFINE, bundles.names)),
         "tract_endings": bundles,
+        "dwi_qc": Table({"ndc": [0.5]}, {"ndc": "number"}),
+        "subject_report": Report("<!doctype html><title>report</title>", "", {"viewer.js": b"a program"}),
         "tract_orientations": Volume(
             stack(6), AFFINE, tuple(f"{name}_{axis}" for name in bundles.names for axis in "xyz")
         ),

@@ -10,12 +10,12 @@ from dagster import (
     AssetExecutionContext,
     AssetIn,
     AssetsDefinition,
-    MaterializeResult,
     MetadataValue,
     asset,
 )
 
 from kwneuro_assets.assets.derivative import Derivative
+from kwneuro_assets.assets.mechanism.check_results import check_specs
 from kwneuro_assets.assets.mechanism.code_references import code_references
 from kwneuro_assets.assets.mechanism.description import markdown_description
 from kwneuro_assets.assets.mechanism.execution import run_step
@@ -46,8 +46,10 @@ def build_asset(derivative: Derivative, settings: PipelineSettings) -> AssetsDef
         io_manager_key="derivatives",
         required_resource_keys={"progress", "derivatives"},
         pool=derivative.pool_name(settings),
+        check_specs=check_specs(derivative),
     )
-    def step(context: AssetExecutionContext, **inputs: Any) -> MaterializeResult[Any]:  # a skipped step has no value
+    # Returns a MaterializeResult. The annotation would tell Dagster that a step with checks has no value to store.
+    def step(context: AssetExecutionContext, **inputs: Any):  # type: ignore[no-untyped-def]
         deferred = inputs if derivative.is_partitioned else deferred_group_inputs(context, derivative, settings)
         return run_step(context, derivative, code, settings, deferred)
 
@@ -64,4 +66,7 @@ def _partition_inputs(derivative: Derivative, settings: PipelineSettings) -> dic
 
 def _group_deps(derivative: Derivative, settings: PipelineSettings) -> list[AssetDep]:
     """The inputs of the group: Dagster only knows of them, as it would ask for every partition there is."""
-    return [AssetDep(name, partition_mapping=AllPartitionMapping()) for name in derivative.inputs(settings)]
+    return [
+        AssetDep(name, partition_mapping=None if NAMES[name].of_group else AllPartitionMapping())
+        for name in derivative.inputs(settings)
+    ]

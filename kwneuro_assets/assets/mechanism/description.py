@@ -7,7 +7,7 @@ import typing
 
 from kwneuro_assets.assets.derivative import Derivative
 from kwneuro_assets.storage.bids_fields import MAPS
-from kwneuro_assets.storage.names import NAMES, PROBABILITIES
+from kwneuro_assets.storage.names import NAMES, PARQUET, PROBABILITIES
 from kwneuro_assets.subjects import GROUP, StoreKey, SubjectKey
 
 EXAMPLE = SubjectKey("01")
@@ -35,8 +35,8 @@ def example_files(derivative: Derivative) -> list[str]:
     The JSON files are the sidecar of the derivative and those of maps with an encoding of their own.
     """
     key = _example_key(derivative)
-    folder = f"{key.folder}/" if key.folder else ""
     name = NAMES[derivative.name]
+    folder = f"{name.folder(key)}/" if name.folder(key) else ""
     files = [
         name.file(key, extension, "<map>" if kind == "MapSet" else None)
         for kind in value_types(derivative)
@@ -45,6 +45,8 @@ def example_files(derivative: Derivative) -> list[str]:
     files = list(dict.fromkeys(files))  # several value types have the same file
     if "Segmentation" in value_types(derivative):
         files += [name.file(key, extension, suffix=PROBABILITIES) for extension in (".nii.gz", ".json")]
+    if "Table" in value_types(derivative) and name.of_group:
+        files.append(name.file(key, PARQUET))
     files += [name.file(key, ".json", param) for param in derivative.bids.get(MAPS, {})]
     return [*(f"{folder}{file}" for file in files), str(name.sidecar(key))]
 

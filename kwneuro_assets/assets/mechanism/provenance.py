@@ -8,6 +8,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from kwneuro_assets.assets.derivative import Derivative
+from kwneuro_assets.imaging import NotApplicable
+from kwneuro_assets.imaging.content_hash import Value, data_version
 from kwneuro_assets.resources.deferred_input import Deferred
 from kwneuro_assets.storage.names import NAMES
 from kwneuro_assets.storage.sidecar import Provenance
@@ -23,7 +25,7 @@ def provenance_of(
     derivative: Derivative,
     code: Code,
     key: StoreKey,
-    data_version: str,
+    value: Value,
     inputs: Mapping[str, Deferred],
     known: Mapping[str, Recorded],
     networks: Mapping[str, Any],
@@ -32,14 +34,19 @@ def provenance_of(
     return Provenance(
         description=derivative.description,
         code_version=code.version,
-        data_version=data_version,
+        data_version=data_version(value),
         parameters=code.parameters,
         libraries=_libraries({*derivative.libraries, *code.libraries}),
         weights=code.weights,
         networks=networks,
         input_data_versions={label: event.data_version for label, event in known.items()},
         sources=tuple(uri for label, event in known.items() for uri in _source_uris(inputs[label], event)),
-        bids={**derivative.bids, **_spatial_reference(derivative, key), **_joined_runs(known)},
+        bids={
+            **derivative.bids,
+            **_dictionary(derivative, value),
+            **_spatial_reference(derivative, key),
+            **_joined_runs(known),
+        },
     )
 
 
@@ -55,8 +62,14 @@ def _source_uris(one: Deferred, event: Recorded) -> list[str]:
         return [f"bids:source:{file}" for file in files]
     key = store_key(one.partition)
     images = [file for file in files if not file.endswith(("_figure.png", ".json"))]
-    stored = [f"bids::{PurePosixPath(key.folder, file)}" for file in images]
+    folder = NAMES[one.asset].folder(key)
+    stored = [f"bids::{PurePosixPath(folder, file)}" for file in images]
     return stored or [f"bids::{NAMES[one.asset].sidecar(key)}"]
+
+
+def _dictionary(derivative: Derivative, value: Value) -> Mapping[str, Any]:
+    has_one = derivative.dictionary is not None and not isinstance(value, NotApplicable)
+    return derivative.dictionary(value) if derivative.dictionary and has_one else {}
 
 
 def _spatial_reference(derivative: Derivative, key: StoreKey) -> dict[str, str]:

@@ -1,40 +1,11 @@
-"""Bundles to check: empty, one-sided, outside the brain, with one ending."""
+"""Bundles to check in the summary of tract masks: empty, one-sided, outside the brain."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
-from kwneuro_assets.figures import bundle_checks, summaries
+from kwneuro_assets.figures import summaries
 from kwneuro_assets.imaging import MapSet, Segmentation, Volume
-
-PAIR = ("CST_left", "CST_right")
-
-
-@pytest.mark.parametrize(
-    ("left", "right", "expected"),
-    [
-        (100, 100, "none"),
-        (100, 50, "none"),
-        (101, 50, "CST (left 2 times right)"),
-        (7, 70, "CST (right 10 times left)"),
-        (7, 0, "CST (left only)"),
-        (0, 7, "CST (right only)"),
-        (0, 0, "none"),
-    ],
-)
-def test_a_pair_is_one_sided_above_twice_the_volume(left, right, expected):
-    assert bundle_checks.one_sided(PAIR, np.array([left, right])) == expected
-
-
-def test_bundles_without_a_pair_are_not_one_sided():
-    assert bundle_checks.one_sided(("CA", "AF_left", "MCP"), np.array([1, 900, 50])) == "none"
-
-
-def test_an_ending_is_missing_only_if_the_other_one_of_its_bundle_was_found():
-    names = ("CA_b", "CA_e", "MCP_b", "MCP_e", "CC_b", "CC_e")
-    assert bundle_checks.with_one_ending(names, np.array([5, 0, 0, 0, 3, 3])) == "CA_e"
-    assert bundle_checks.with_one_ending(names, np.array([0, 0, 4, 1, 0, 3])) == "CC_b"
 
 
 def half_brain():

@@ -1,0 +1,1 @@
+"""Quality control of one scan and its derivatives: metrics, checks and outliers. Values in, numbers out."""
