@@ -36,9 +36,7 @@ QC, REPORT = "dwi_qc", "subject_report"
     members=cohort_members,
     is_snapshot=True,
 )
-def cohort_report(
-    cohort_qc: Table, settings: CohortSettings, limits: QualityLimitSettings, project: Project
-) -> Report:
+def cohort_report(cohort_qc: Table, settings: CohortSettings, limits: QualityLimitSettings, project: Project) -> Report:
     """Page with the QC metrics of all subjects: distributions, outliers, a table, images, ratings and states.
 
     Outliers are judged by robust z scores within the groups of `cohort.group_by`. Ratings are given on the page, saved
@@ -67,7 +65,9 @@ def cohort_report(
         failed_checks=_failed_checks(cohort_qc, limits),
         group_name=name,
         groups=groups,
-        states={asset: {str(state): n for state, n in counts.items()} for asset, counts in count_states(states).items()},
+        states={
+            asset: {str(state): n for state, n in counts.items()} for asset, counts in count_states(states).items()
+        },
         failures=[
             Failure(subject, asset, status.why[0] if status.why else "")
             for subject, row in states.items()

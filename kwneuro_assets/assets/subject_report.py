@@ -80,6 +80,8 @@ def subject_report(
     )
     derivatives = [step for name, step in described.items() if name in NAMES]
     shown = [_with_figure(step, stored_file) for step in derivatives] if settings.embed else derivatives
+    subsample = project.settings.source.subsample
+    source = {**dwi.summary, "files": dwi.files, "data_version": dwi.data_version, "subsample": subsample}
     content = SubjectContent(
         subject=subject,
         steps=shown,
@@ -87,7 +89,7 @@ def subject_report(
         qc=row,
         metrics=[column_metric(column) for column in row],
         volumes=volumes,
-        methods=methods_text(derivatives, source=dwi.summary),
+        methods=methods_text(derivatives, source=source),
         sources=dwi.files,
         package_version=version("kwneuro-assets"),
         dataset=PurePosixPath(project.settings.source.url.rstrip("/")).name,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kwneuro_assets.figures.colors import WELL_KNOWN, Color, bundle_colors, side_free
+from kwneuro_assets.figures.colors import WARNING, WELL_KNOWN, Color, bundle_colors, side_free
 from kwneuro_assets.figures.layout import Plot, Slices
 from kwneuro_assets.figures.page import DIM, DPI, TEXT, Box, Page
 from kwneuro_assets.figures.panels import Panel
@@ -17,7 +17,6 @@ from kwneuro_assets.figures.rows import bright, captioned, panel
 from kwneuro_assets.figures.view import Cut, Plane, View
 from kwneuro_assets.imaging import Volume
 
-_EMPTY = "#ff5a36"
 _FINER = 3  # pixels per voxel of a projection, along each axis
 _TINT = 0.4  # opacity of a bundle's interior
 _BARS = 330  # pixels of height of the plot of volumes
@@ -106,7 +105,7 @@ def volumes_plot(caption: str, stack: Volume, voxels: NDArray[Any]) -> Plot:
         if found:
             _draw_bars(page, bars, {name: ml for name, ml in volumes.items() if bundle_of(name) in found}, palette)
         for number, line in enumerate(lines):
-            page.text(box.left, bars.top + bars.height + _LINE * (number + 0.5), line, size=9, color=_EMPTY)
+            page.text(box.left, bars.top + bars.height + _LINE * (number + 0.5), line, size=9, color=WARNING)
 
     return Plot(caption, (_BARS if found else 0) + _LINE * len(lines), content)
 
@@ -132,7 +131,7 @@ def _draw_bars(page: Page, box: Box, volumes: Mapping[str, float], palette: Mapp
     incomplete = {bundle_of(name) for name, ml in volumes.items() if not ml}
     for bundle, index in place.items():
         x = box.left + 44 + (box.width - 46) * (index + 0.8) / (len(bundles) + 0.6)
-        color = _EMPTY if bundle in incomplete else TEXT
+        color = WARNING if bundle in incomplete else TEXT
         page.text(x, box.top + box.height - 104, bundle, size=9, color=color, rotation=90, ha="center", va="top")
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 Color = tuple[float, float, float]
 Floats = NDArray[np.float64]
 
+WARNING = "#ff5a36"  # outlines of masks, empty bundles, negative signals
 WELL_KNOWN = ("CST", "AF", "CG", "UF", "OR", "MCP")  # bundles of well-known shapes that overlap little
 
 # Okabe and Ito's colors for all kinds of color vision (https://jfly.uni-koeln.de/color/), for WELL_KNOWN.
@@ -20,7 +21,7 @@ _LIGHTNESS = (45.0, 95.0)  # CIELAB: visible on a black background
 _MIN_CHROMA = 30.0  # CIELAB: not gray, as the anatomy behind bundles is
 
 # With all of it, 41 colors differ by 11 at least under any vision; with this fraction, by 20 under normal vision and by
-# 8 under the others, which tell fewer colors apart. Evenly spaced hues differ by 0.2 for the green-blind.
+# 8 under the others, which distinguish fewer colors. Evenly spaced hues differ by 0.2 for the green-blind.
 _NORMAL = 0.4
 
 # Red-blind and green-blind vision of linear RGB (Machado et al. 2009, doi:10.1109/TVCG.2009.113, severity 1).
@@ -73,11 +74,11 @@ def bundle_colors(bundles: tuple[str, ...]) -> dict[str, Color]:
 
 @functools.cache
 def distinct_colors(count: int) -> tuple[Color, ...]:
-    """`count` colors for a dark background: Okabe and Ito's, then each one as different as possible from those before.
+    """`count` colors for a dark background: Okabe and Ito's, then each one as different as possible from WARNING and
+    those before.
 
     The difference is that in CIELAB under red-blind or green-blind vision, or _NORMAL times that under normal vision,
-    whichever is smallest. Candidates are all RGB colors in steps of 1/15 that are neither too dark nor
-    gray nor almost white.
+    whichever is smallest. Candidates are all RGB colors in steps of 1/15 that are not dark, gray or almost white.
     """
     chosen = [_from_hex(code) for code in _OKABE_ITO[:count]]
     if count <= len(chosen):
@@ -88,7 +89,7 @@ def distinct_colors(count: int) -> tuple[Color, ...]:
     bright = (lightness >= _LIGHTNESS[0]) & (lightness <= _LIGHTNESS[1])
     candidates = candidates[bright & (np.hypot(*chroma) >= _MIN_CHROMA)]
     seen = _seen(candidates)
-    distance = np.min([_difference(seen, color) for color in chosen], axis=0)
+    distance = np.min([_difference(seen, color) for color in (*chosen, _from_hex(WARNING))], axis=0)
     while len(chosen) < count:
         best = int(distance.argmax())
         red, green, blue = candidates[best].tolist()

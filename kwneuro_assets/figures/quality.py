@@ -24,7 +24,6 @@ from kwneuro_assets.imaging import Dwi, MapSet, Table, Volume
 from kwneuro_assets.imaging.table import Cell
 
 _SLICES = 7
-_COLORS = 256  # of the PNG, which there is for each of 10,000 subjects
 _MAIN = (
     "ndc",
     "ndc_denoised",
@@ -45,7 +44,7 @@ def quality_figure(value: Table, inputs: Mapping[str, object], title: str) -> by
     about 100 kB; its thumbnail shows the slices.
     """
     slices = _slice_rows(inputs)
-    return png(title, *slices, metrics_plot(_cells(value)), thumbnail_rows=len(slices), colors=_COLORS)
+    return png(title, *slices, metrics_plot(_cells(value)), thumbnail_rows=len(slices), compact=True)
 
 
 def quality_summary(value: Table, inputs: Mapping[str, object]) -> Summary:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kwneuro_assets.figures.colors import WARNING
 from kwneuro_assets.figures.layout import Row, draw_layout
+from kwneuro_assets.figures.page import BACKGROUND, DIM, TEXT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,17 +24,17 @@ _HEIGHT_NOTE = "Thumbnail-Height"
 _QUALITIES = (75, 50, 30, 18, 10, 5)  # maps and labels are legible even at the last
 
 
-def png(title: str, *rows: Row, thumbnail_rows: int = 1, colors: int = 0) -> bytes:
-    """A figure of these rows as PNG; its thumbnail shows the title and the first rows. `colors` as in `to_png`."""
+def png(title: str, *rows: Row, thumbnail_rows: int = 1, compact: bool = False) -> bytes:
+    """A figure of these rows as PNG; its thumbnail shows the title and the first rows. `compact` as in `to_png`."""
     layout = draw_layout(title, rows, thumbnail_rows)
-    return to_png(layout.figure, layout.thumbnail_height, colors)
+    return to_png(layout.figure, layout.thumbnail_height, compact)
 
 
-def to_png(figure: Figure, thumbnail_height: int = 0, colors: int = 0) -> bytes:
+def to_png(figure: Figure, thumbnail_height: int = 0, compact: bool = False) -> bytes:
     """The figure as PNG: the same bytes for the same figure, without date and software name.
 
     `thumbnail_height`, the height in pixels from the top that the thumbnail shows, is stored in the PNG if given.
-    `colors`, if given, is the number of colors, at most 256, to which the image is reduced: a third of the bytes.
+    A compact PNG has at most 256 colors, the same for every figure: about a third of the bytes.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
@@ -40,13 +43,13 @@ def to_png(figure: Figure, thumbnail_height: int = 0, colors: int = 0) -> bytes:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    if colors:
-        image = image.quantize(colors, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    if compact:
+        image = image.quantize(palette=_palette(), dither=Image.Dither.NONE)
     note = PngInfo()
     if thumbnail_height:
         note.add_text(_HEIGHT_NOTE, str(thumbnail_height))
     encoded = io.BytesIO()
-    image.save(encoded, "PNG", pnginfo=note, optimize=bool(colors))
+    image.save(encoded, "PNG", pnginfo=note, optimize=compact)
     return encoded.getvalue()
 
 
@@ -73,6 +76,19 @@ def thumbnail(png: bytes) -> bytes:
 def markdown_image(webp: bytes) -> str:
     """Markdown that embeds a WebP image as a data URL."""
     return f"![](data:image/webp;base64,{base64.b64encode(webp).decode('ascii')})"
+
+
+def _palette() -> Image:
+    """An image whose palette has 6 levels of red, green and blue each, 36 of gray, and the colors of a page."""
+    from PIL import Image, ImageColor
+
+    levels = range(0, 256, 255 // 5)
+    grays = [(round(255 * step / 35),) * 3 for step in range(36)]
+    page = map(ImageColor.getrgb, (BACKGROUND, TEXT, DIM, WARNING))
+    colors = dict.fromkeys([*itertools.product(levels, levels, levels), *grays, *page])
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(bytes(itertools.chain.from_iterable(colors)))
+    return palette
 
 
 def _webp(figure: Image, quality: int) -> bytes:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from kwneuro_assets.derivations.group_response import Response
 from kwneuro_assets.derivations.harmonics import zonal_harmonics
 from kwneuro_assets.derivations.tissue_responses import MEAN_TO_L0
+from kwneuro_assets.figures.colors import WARNING
 from kwneuro_assets.figures.group import Members
 from kwneuro_assets.figures.layout import Plot
 from kwneuro_assets.figures.page import BACKGROUND, DIM, TEXT, Box, Page
@@ -23,7 +24,6 @@ MAX_THIN = 200  # more curves are not distinguishable
 _HEIGHT = 500
 _NOTE_HEIGHT = 24
 _SIGNAL = "#4cc3ff"
-_NEGATIVE = "#ff5a36"
 _SHELLS = "viridis"
 _DARKEST = 0.5  # of that color map: darker lines are not visible on the background
 _NAMED = 8  # shells: there is no room for more in the caption and beside the profile
@@ -99,7 +99,7 @@ def _profiles(response: Response, members: Sequence[Response], page: Page, box: 
             angle, np.abs(signal), color=color, linewidth=_BOLD, path_effects=_dark_outline() if members else None
         )
         # A radius has no sign: a negative signal is drawn with its absolute value, in the warning color.
-        axes.plot(angle, np.where(signal < 0, -signal, np.nan), color=_NEGATIVE, linewidth=_BOLD)
+        axes.plot(angle, np.where(signal < 0, -signal, np.nan), color=WARNING, linewidth=_BOLD)
         axes.fill(angle, np.abs(signal), color=color, alpha=0.25 / len(colors))
     # The profile is axially symmetric and antipodally symmetric: labels are angles of 0 to 90 degrees.
     axes.set_thetagrids(range(0, 360, 45), [f"{angle}°" for angle in (0, 45, 90, 45) * 2])

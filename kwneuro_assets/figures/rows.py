@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kwneuro_assets.figures.colors import direction_colors
+from kwneuro_assets.figures.colors import WARNING, direction_colors
 from kwneuro_assets.figures.layout import Slices
 from kwneuro_assets.figures.panels import Legend, Panel, Scale
 from kwneuro_assets.figures.view import Cut, Plane, View
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 SIGNAL_UNIT = "signal (a.u.)"
 BRIGHTEST_FA = 0.8  # FA at which a voxel of the direction map has full brightness
-_OUTLINE = "#ff5a36"
 _LARGE = 250  # pixels of width of a panel from which outlines are bold
 _DISK = 64  # pixels of the disk of directions
 _DISK_SIZE = 0.13  # of the shorter side of a slice
@@ -58,8 +57,8 @@ def with_directions(view: View, one: Panel) -> Panel:
 def direction_disk(axes: Axes, view: View, plane: Plane) -> None:
     """Draw a half sphere of directions in their colors in the upper right corner, with the slice's own axes.
 
-    A direction has the color at its place, whatever colors the eye tells apart: in an axial slice, left-right is at the
-    left and right edge, posterior-anterior at the lower and upper edge, inferior-superior in the middle.
+    A direction has the color at its place, which does not depend on color vision: in an axial slice, left-right is at
+    the left and right edge, posterior-anterior at the lower and upper edge, inferior-superior in the middle.
     """
     place = np.linspace(-1, 1, _DISK)
     across, up = np.meshgrid(place, place)
@@ -122,9 +121,7 @@ def outline(axes: Axes, inside: NDArray[Any], extent: tuple[float, float]) -> No
     horizontal = np.stack([np.stack([column, row], axis=1), np.stack([column + 1, row], axis=1)], axis=1)
     edges = list(np.concatenate([vertical, horizontal]) * step)
     bold = axes.get_window_extent().width >= _LARGE
-    axes.add_collection(
-        LineCollection(edges, colors=[_OUTLINE], linewidths=1.6 if bold else 1.0, capstyle="projecting")
-    )
+    axes.add_collection(LineCollection(edges, colors=[WARNING], linewidths=1.6 if bold else 1.0, capstyle="projecting"))
 
 
 def signal_scale(view: View, image: NDArray[Any]) -> Scale:

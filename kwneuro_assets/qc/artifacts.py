@@ -28,6 +28,7 @@ MAX_EXCLUDED = 0.25  # of the volumes of a shell: if more are bad, it is not kno
 DROPOUT = 0.95  # of the expected signal of the slice: a slice x0.9 is found, drift and anisotropy are not
 COARSE_DROPOUT = 0.8  # the same where the shell has too few directions to predict its anisotropy
 MIN_MAD = 1e-3  # of the expected signal: rounding of clean integer data
+MIN_SPREAD = 1e-4  # of the mean signal: the lowest root mean square of a residual that is judged
 EXCESS = 1.3  # times the residual of the other volumes
 MIN_EXCESS_MAD = 0.01
 
@@ -37,7 +38,8 @@ ARTIFACT_METRICS = (
         "Slices with signal dropout",
         "Number of slices of single raw volumes whose signal is below 95 % of that expected from all other volumes of "
         "the shell (spherical harmonics, leave-one-out), with a robust z below -8 among them. Below 80 % if the shell "
-        "has fewer than 8 directions. Slices are those of the third voxel axis with 2 % of the plane in the mask.",
+        "has fewer than 8 directions. Slices are those of the third voxel axis with 2 % of the plane in the mask; "
+        "without those of `outlier_volumes`.",
         "1",
         "lower",
         "artifacts",
@@ -83,7 +85,7 @@ ARTIFACT_METRICS = (
         "Outlier slices",
         "Number of slices of single raw volumes whose residual (root mean square) is above 1.3 times that of the slice "
         "in the other volumes of the shell, after division by the volume's own ratio, with a robust z above 8; without "
-        "`dropout_slices`. Stripes from spikes in k-space, and motion during a slice.",
+        "`dropout_slices` and `outlier_volumes`. Stripes from spikes in k-space, and motion during a slice.",
         "1",
         "lower",
         "artifacts",
@@ -145,7 +147,7 @@ class ShellArtifacts:
 def find_artifacts(series: MaskedSeries, fit: ShellFit) -> tuple[ShellFit, ShellArtifacts] | None:
     """The artifacts of a shell, and the fit that they are measured with: without the worst volumes.
 
-    A bad volume distorts the prediction of the others, which makes it look better. So the suspect volumes that are at
+    A bad volume distorts the prediction of the others, which hides it. So the suspect volumes that are at
     least half as bad as the worst are left out and the rest is fitted again, up to three times, as long as a quarter of
     the volumes or less is left out.
 
@@ -176,7 +178,9 @@ def shell_artifacts(fit: ShellFit, plane: int) -> ShellArtifacts | None:
     expected = fit.expected[:, judged]
     excess = fit.errors[:, judged] / np.where(expected > 0, expected, np.inf)
     excess = excess - np.median(excess, axis=0)
-    spread = np.sqrt(fit.squares[:, judged] / fit.counts[judged])
+    # Images without noise have residuals of rounding, which differ between volumes for no reason.
+    floor = MIN_SPREAD * np.median(expected, axis=0) / fit.counts[judged]
+    spread = np.maximum(np.sqrt(fit.squares[:, judged] / fit.counts[judged]), floor)
     ratio = _relative(spread)
     residual = _relative(np.median(ratio, axis=1, keepdims=True))
     of_slice = _relative(ratio / np.maximum(residual, 1))
@@ -197,12 +201,13 @@ def artifact_metrics(series: MaskedSeries, fits: Iterable[ShellFit]) -> dict[str
     results = [one for one in (find_artifacts(series, fit) for fit in fits) if one is not None]
     found = [artifacts for _, artifacts in results]
     if found:
-        row["dropout_slices"] = sum(int(np.count_nonzero(one.dropouts)) for one in found)
-        row["dropout_volumes"] = sum(int(np.count_nonzero(one.dropouts.any(axis=1))) for one in found)
+        dropouts = [one.dropouts[~one.outliers] for one in found]
+        row["dropout_slices"] = sum(int(np.count_nonzero(one)) for one in dropouts)
+        row["dropout_volumes"] = sum(int(np.count_nonzero(one.any(axis=1))) for one in dropouts)
         row["dropout_min_ratio"] = number(min(float(one.signal.min()) for one in found))
         row["outlier_volumes"] = sum(int(np.count_nonzero(one.outliers)) for one in found)
         row["outlier_volume_max_ratio"] = number(max(float(one.residual.max()) for one in found))
-        row["outlier_slices"] = sum(int(np.count_nonzero(one.odd_slices)) for one in found)
+        row["outlier_slices"] = sum(int(np.count_nonzero(one.odd_slices[~one.outliers])) for one in found)
         row["spikes_ppm"] = _spikes_ppm(results)
     return row
 

@@ -21,9 +21,9 @@ BAD_SLICE_METRICS = (
     Metric(
         "raw_num_bad_slices",
         "Bad slices by DSI Studio's rule",
-        "Number of slices of single raw volumes whose highest correlation with an adjacent slice, or with the same slice "
-        "of the volume before or after, is lower than that of these four neighbors by 0.4 in sum. For comparison with "
-        "QSIPrep only: dropout keeps the correlation, and clean noisy data have some.",
+        "Number of slices of single raw volumes whose highest correlation with an adjacent slice, or with the same "
+        "slice of the volume before or after, is lower than that of these four neighbors by 0.4 in sum. For comparison "
+        "with QSIPrep only: dropout does not change a correlation, and clean noisy data have such slices.",
         "1",
         "lower",
         None,
@@ -88,8 +88,10 @@ class BadSlices:
 
 
 def standardized_slices(image: Image) -> NDArray[np.float32]:
-    """(slices, x * y) the slices of a volume (x, y, z), each with mean 0 and norm 1, so that a product of two is their
-    correlation; zero if constant."""
+    """(slices, x * y) the slices of a volume (x, y, z) with mean 0 and norm 1, zero if constant.
+
+    The product of two is their correlation.
+    """
     planes = np.array(image.T, np.float32, order="C").reshape(image.shape[2], -1)
     planes -= planes.mean(axis=1, dtype=np.float64, keepdims=True).astype(np.float32)
     norm = np.sqrt(np.einsum("zp,zp->z", planes, planes))

@@ -15,7 +15,7 @@ Verdict = Literal["pass", "warn", "n/a", "information"]
 
 DESCRIPTIONS: Mapping[CheckName, str] = {
     "acquisition": "The gradient table fits the image, and neighboring volumes resemble each other.",
-    "artifacts": "No slice, volume or voxel of the DWI series has lost or gained signal.",
+    "artifacts": "No slice, volume or voxel of the DWI series has too little or too much signal.",
     "mask": "The brain mask is one piece that covers the brain.",
     "model": "The fitted models have values that are physically possible.",
 }
@@ -25,7 +25,7 @@ DESCRIPTIONS: Mapping[CheckName, str] = {
 class Finding:
     """One metric of a check: its value, its limit in words (`at least 0.4`, or empty), and the verdict.
 
-    `message` says in one sentence what a value beyond the limit means, and is empty otherwise.
+    `message` says in one line what a value beyond the limit means, and is empty otherwise.
     """
 
     metric: str

@@ -24,8 +24,9 @@ from kwneuro_assets.derivations.tensor import UNKNOWNS, tensor_design, tensor_vo
 from kwneuro_assets.imaging import NotApplicable
 from kwneuro_assets.imaging.gradients import fsl_to_world
 from kwneuro_assets.qc.masked import MaskedSeries
-from kwneuro_assets.threads import parallel_map
+from kwneuro_assets.threads import in_blocks, parallel_map
 
+BLOCK = 20_000  # voxels at a time
 MIN_VOXELS = 1000  # with a fiber and a tensor in all six neighbors; fewer determine no rotation
 STEPS = 20  # of Newton's method; 5 suffice
 MAX_STEP = 0.2  # radians: keeps a step within the range in which the quadratic model holds
@@ -84,7 +85,7 @@ def _tensors(series: MaskedSeries) -> NDArray[np.float32] | None:
 
     def fit(part: slice) -> None:
         signal = series.signals[volumes, part]
-        positive = (signal > 0).all(axis=0)
+        positive = np.asarray((signal > 0).all(axis=0))
         tensors[part] = (inverse @ np.log(np.where(positive, signal, 1))).T * positive[:, None]
 
     for _ in parallel_map(fit, [part for _, part in series.slices]):
@@ -95,24 +96,27 @@ def _tensors(series: MaskedSeries) -> NDArray[np.float32] | None:
 def _fibers(tensors: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The first eigenvectors (voxels, 3), zero without a positive tensor, and where there is one fiber (voxels,)."""
     matrix = tensors[:, [0, 1, 3, 1, 2, 4, 3, 4, 5]].reshape(-1, 3, 3).astype(np.float64)
-    trace = np.trace(matrix, axis1=1, axis2=2)
+    trace = matrix[:, [0, 1, 2], [0, 1, 2]].sum(axis=1)
     norm = (matrix**2).sum(axis=(1, 2))
-    vectors = np.linalg.eigh(matrix)[1][:, :, 2] * (trace > 0)[:, None]
+    has_tensor: NDArray[np.bool_] = trace > 0
+    vectors = np.zeros((len(matrix), 3))
+
+    def decompose(part: slice) -> None:
+        vectors[part] = np.linalg.eigh(matrix[part])[1][:, :, 2]
+
+    in_blocks(decompose, len(matrix), BLOCK)
     # FA from the invariants: 2/3 FA^2 = 1 - trace^2 / (3 norm^2).
-    return vectors, (trace > 0) & (1 - trace**2 / np.maximum(3 * norm, 1e-30) >= 2 / 3 * MIN_FA**2)
+    anisotropic: NDArray[np.bool_] = 1 - trace**2 / np.maximum(3 * norm, 1e-30) >= 2 / 3 * MIN_FA**2
+    return vectors * has_tensor[:, None], has_tensor & anisotropic
 
 
-def _cell_moments(
-    series: MaskedSeries, vectors: NDArray[np.float64], is_fiber: NDArray[np.bool_]
-) -> Moments | None:
+def _cell_moments(series: MaskedSeries, vectors: NDArray[np.float64], is_fiber: NDArray[np.bool_]) -> Moments | None:
     """(cells, 3, 3, 3, 3) the moments of each cell that contains fibers; None if there are too few."""
     place = np.array(np.unravel_index(series.positions, series.grid, order="F")).T
     numbers = np.full([size + 2 for size in series.grid], -1)
     numbers[tuple(place.T + 1)] = np.where(vectors.any(axis=1), np.arange(len(place)), -1)
     center = np.flatnonzero(is_fiber)
-    sides = [
-        [numbers[tuple((place[center] + 1 + sign * step).T)] for sign in (1, -1)] for step in np.eye(3, dtype=int)
-    ]
+    sides = [[numbers[tuple((place[center] + 1 + sign * step).T)] for sign in (1, -1)] for step in np.eye(3, dtype=int)]
     complete = np.all([side >= 0 for pair in sides for side in pair], axis=0)
     if np.count_nonzero(complete) < MIN_VOXELS:
         return None
@@ -125,7 +129,8 @@ def _cell_moments(
     each = (tensors[:, :, :, None, None] * (fibers[:, :, None] * fibers[:, None, :])[:, None, None]).reshape(-1, 81)
     cell = place[center] // CELL
     cell = np.unique(np.ravel_multi_index(tuple(cell.T), tuple(cell.max(axis=0) + 1)), return_inverse=True)[1].ravel()
-    return np.stack([np.bincount(cell, column) for column in each.T], axis=1).reshape(-1, 3, 3, 3, 3)
+    sums = np.stack([np.bincount(cell, column).astype(np.float64) for column in each.T], axis=1)
+    return sums.reshape(-1, 3, 3, 3, 3)
 
 
 def _derivative_products(

@@ -62,7 +62,7 @@ class Rule:
 
     Attributes:
         metric: The name of the metric in the catalog.
-        message: What a value beyond the limit means, in one sentence.
+        message: What a value beyond the limit means, in one line.
         least: Returns the lowest value within the limit.
         most: Returns the highest value within the limit.
         error: The column that has the standard error of the metric, if it is an estimate that may be uncertain: only a

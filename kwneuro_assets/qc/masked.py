@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,7 +38,7 @@ class MaskedSeries:
         starts = np.searchsorted(self.positions, np.arange(self.grid[2] + 1) * plane)
         return [
             (z, slice(int(start), int(stop)))
-            for z, (start, stop) in enumerate(zip(starts[:-1], starts[1:], strict=True))
+            for z, (start, stop) in enumerate(itertools.pairwise(starts))
             if stop > start
         ]
 

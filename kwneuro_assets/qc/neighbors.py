@@ -81,17 +81,13 @@ def nearest_in_q_space(gradients: GradientTable, among: Iterable[int] | None = N
     if chosen.size < 2:
         return {}
     q = np.sqrt(gradients.bvals[chosen])[:, None] * gradients.bvecs[chosen]
-    distance = np.minimum(
-        np.linalg.norm(q[:, None] - q[None], axis=2), np.linalg.norm(q[:, None] + q[None], axis=2)
-    )
+    distance = np.minimum(np.linalg.norm(q[:, None] - q[None], axis=2), np.linalg.norm(q[:, None] + q[None], axis=2))
     np.fill_diagonal(distance, np.inf)
     nearest = chosen[distance.argmin(axis=1)]
     return dict(zip(chosen.tolist(), nearest.tolist(), strict=True))
 
 
-def _correlations(
-    signals: NDArray[np.float32], pairs: set[tuple[int, int]]
-) -> Mapping[tuple[int, int], float]:
+def _correlations(signals: NDArray[np.float32], pairs: set[tuple[int, int]]) -> Mapping[tuple[int, int], float]:
     """Pearson's correlation of each pair of volumes; NaN if one is constant."""
 
     def correlation(pair: tuple[int, int]) -> float:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from kwneuro_assets.qc.cells import number
 from kwneuro_assets.qc.metrics import Metric
-from kwneuro_assets.qc.shell_fit import ShellFit
+from kwneuro_assets.qc.shell_fit import MIN_NOISE, ShellFit
 
 EDDY_QUAD = "https://doi.org/10.1016/j.neuroimage.2018.09.073"
 
@@ -97,7 +97,7 @@ def noise_level(fit: ShellFit | None) -> float | None:
     if fit is None:
         return None
     level = float(np.sqrt(np.median(fit.noise) / _median_of_chi_squared(fit.freedom)))
-    return level if level > 0 else None
+    return level if level > MIN_NOISE * abs(np.median(fit.mean)) else None
 
 
 def _contrast(fit: ShellFit, sigma: float | None, where: NDArray[np.bool_] | slice) -> float | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kwneuro_assets.imaging.table import Table
+from kwneuro_assets.imaging.table import Cell, Table
 from kwneuro_assets.qc.catalog import metric_of
 from kwneuro_assets.qc.metrics import Better
 
@@ -73,7 +73,7 @@ def outliers(
     return Outliers(columns, z, beyond)
 
 
-def robust_z(values: ArrayLike) -> NDArray[np.float64]:
+def robust_z(values: ArrayLike | Sequence[Cell]) -> NDArray[np.float64]:
     """The robust z-scores of `values` (n,) or of each column of `values` (n, k), in the same shape.
 
     NaN and None are missing values and remain NaN. If more than half of the values are equal, as counts that are

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kwneuro_assets.qc.cells import number
 from kwneuro_assets.qc.masked import MaskedSeries
@@ -17,9 +16,9 @@ RESIDUAL_METRICS = (
     Metric(
         "residual_lag_correlation",
         "Structure in the residual of the shells",
-        "Correlation, over the raw volumes of a shell, of the residuals of spherical harmonics in two adjacent voxels of "
-        "a slice; mean over all pairs in the mask and over the shells. 0 for independent noise. b-vectors that do not "
-        "belong to their volumes, motion and interpolation raise it.",
+        "Correlation, over the raw volumes of a shell, of the residuals of spherical harmonics in two adjacent voxels "
+        "of a slice; mean over all pairs in the mask and over the shells. 0 for independent noise. b-vectors that do "
+        "not belong to their volumes, motion and interpolation raise it.",
         "1",
         "lower",
         "artifacts",

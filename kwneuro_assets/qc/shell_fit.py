@@ -170,8 +170,8 @@ class _Kernel:
         gain = np.where(used, 1 / np.maximum(1 - leverage, MIN_REMAINDER), 1)
         weight = np.where(used, gain, 1 / (1 + leverage))
         freedom = int(np.count_nonzero(used)) - basis.shape[1]
-        single = [one.astype(np.float32) for one in (projection, gain[:, None], weight[:, None])]
-        return cls(*single, used, freedom)
+        factors = (gain[:, None].astype(np.float32), weight[:, None].astype(np.float32))
+        return cls(projection.astype(np.float32), *factors, used, freedom)
 
     def slice_fit(self, series: MaskedSeries, chosen: NDArray[np.intp], z: int, part: slice) -> _SliceFit:
         signal = series.signals[chosen, part]

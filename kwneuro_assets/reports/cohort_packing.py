@@ -146,12 +146,23 @@ def _metric(name: str, metric: Metric, texts: list[str] | None, integer: bool) -
         "name": name,
         "label": metric.label,
         "description": metric.description,
-        "unit": "" if metric.unit == "1" else metric.unit,
+        "unit": _shown_unit(metric.unit),
         "better": metric.better,
         "check": metric.check,
         "texts": texts,
         "integer": integer,
     }
+
+
+def _shown_unit(unit: str) -> str:
+    """A unit as people write it; empty for a ratio.
+
+    >>> _shown_unit("1e-3 mm^2/s")
+    '10⁻³ mm²/s'
+    """
+    for written, shown in (("^2", "²"), ("^3", "³"), ("1e-3 ", "10⁻³ ")):
+        unit = unit.replace(written, shown)
+    return "" if unit == "1" else unit
 
 
 def _rating(content: CohortContent, key: str) -> Iterable[str]:

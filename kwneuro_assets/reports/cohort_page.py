@@ -50,8 +50,8 @@ def cohort_page(content: CohortContent) -> str:
     """The page as HTML, to be encoded as UTF-8 and stored at the root of the store, where its links lead from.
 
     It shows the summary of states, the distribution of each metric with its outliers, a sortable table, and the QC
-    figures of the subjects, and takes ratings. It loads nothing but those figures, from the folders beside it; a content
-    security policy forbids all else. Equal contents give equal pages.
+    figures of the subjects, and takes ratings. It loads nothing but those figures, from the folders beside it; a
+    content security policy forbids all else. Equal contents give equal pages.
     """
     from markupsafe import Markup
 
@@ -67,6 +67,7 @@ def cohort_page(content: CohortContent) -> str:
         tiles=_tiles(content),
         states=_states(content.states),
         lists=_lists(content),
+        judged=bool(np.isfinite(content.outliers.z).any()),
         counted=_counted,
     )
 

@@ -34,7 +34,7 @@ def packed(content: bytes) -> str:
     Read by `DecompressionStream("deflate")`. Unlike gzip's, zlib's header has no time and no operating system, so that
     equal bytes have equal texts.
     """
-    return base64.b64encode(zlib.compress(content, 9)).decode("ascii")
+    return base64.b64encode(zlib.compress(content, 6)).decode("ascii")
 
 
 def checked_script(text: str) -> str:
@@ -43,7 +43,7 @@ def checked_script(text: str) -> str:
 
 
 def checked_style(text: str) -> str:
-    """The same text, a style sheet between `<style>` and `</style>`. Raises ValueError if it would end the element."""
+    """The same text, CSS between `<style>` and `</style>`. Raises ValueError if it would end the element."""
     return _checked(text, _ENDS_STYLE, "style")
 
 

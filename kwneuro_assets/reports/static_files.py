@@ -11,4 +11,4 @@ NIIVUE = "niivue-0.69.0.umd.js"  # the shared copy in a store has this name, so 
 @cache
 def static_text(name: str) -> str:
     """The text of a file of `reports/static`."""
-    return files("kwneuro_assets.reports").joinpath("static", name).read_text(encoding="utf-8")
+    return (files("kwneuro_assets.reports") / "static" / name).read_text(encoding="utf-8")

@@ -73,9 +73,7 @@ def signal(grid: ViewerGrid, steps: int, *, image: NDArray[Any], inside: NDArray
     return _scaled(grid, steps, image, "b0", "Mean b=0", "a.u.", top or 1.0, window, "gray")
 
 
-def fraction(
-    grid: ViewerGrid, steps: int, *, image: NDArray[Any], name: str, label: str, colors: str
-) -> ViewerVolume:
+def fraction(grid: ViewerGrid, steps: int, *, image: NDArray[Any], name: str, label: str, colors: str) -> ViewerVolume:
     """A map (x, y, z) from 0 to 1."""
     return _scaled(grid, steps, image, name, label, "", 1.0, (0.0, 1.0), colors)
 

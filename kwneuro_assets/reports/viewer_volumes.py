@@ -7,7 +7,7 @@ Maps are stored in 128 or 256 steps of a scale that each volume carries; bundles
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np

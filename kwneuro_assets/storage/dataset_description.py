@@ -22,7 +22,7 @@ DESCRIPTION = "dataset_description.json"
 # in each line: the validator's own matching fails with more.
 _BIDSIGNORE = (
     "*_dwimap.*\n*_dwiref.*\n*_response.json\n*_xfm.*\n*_figure.png\n*_dwi.bval\n*_dwi.bvec\n*_mask.json\n"
-    "*_qc.*\n*_report.json\n*.html\n*.assets\n"
+    "*_qc.*\n*_report.json\n*.html\n"
 )
 _README = """\
 # Derivatives of diffusion MRI

@@ -81,7 +81,7 @@ def test_a_default_without_a_condition_is_refused() -> None:
 
 
 def test_a_condition_without_a_default_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"found optional_inputs \['a', 'b'\] and parameters with a default \['b'\]"):
+    with pytest.raises(TypeError, match=r"found \['a', 'b'\] and parameters with a default \['b'\]"):
         declared(optional_inputs={"a": bool, "b": bool})
 
 

@@ -59,7 +59,7 @@ def head(orientation: str = "ras", grid: tuple[int, int, int] = (34, 36, 30)) ->
     """A gray ball with a bright ball in it, left, anterior and superior of the middle."""
     affine = affine_of(orientation, grid)
     coordinates = world(affine, grid)
-    image = 100.0 * ball(coordinates, (0, 0, 0), 28) + 1000.0 * ball(coordinates, (-8, 8, 8), 12)
+    image = 100.0 * ball(coordinates, (0, 0, 0), 28) + 1000.0 * ball(coordinates, (-8, 8, 8), 14)
     return Volume(image.astype(np.float32), affine)
 
 

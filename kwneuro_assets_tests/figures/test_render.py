@@ -33,6 +33,16 @@ def test_a_figure_gives_the_same_bytes_each_time_without_date_and_software():
     assert Image.open(io.BytesIO(png)).size == (600, 300)
 
 
+def test_a_compact_figure_has_few_colors_that_are_close_to_those_of_the_other():
+    png, compact = to_png(page()), to_png(page(), compact=True)
+    few, all_colors = (np.asarray(Image.open(io.BytesIO(one)).convert("RGB")).astype(int) for one in (compact, png))
+    assert len(np.unique(few @ [65536, 256, 1])) <= 256
+    # Half of the step of 51 between two levels, and what Pillow's search of the nearest color leaves.
+    assert np.abs(few - all_colors).max() <= 40
+    assert (few[0, 0] == all_colors[0, 0]).all()
+    assert len(compact) < len(png)
+
+
 @pytest.mark.parametrize("shape", [(1300, 1200, 3), (500, 1200, 3), (3000, 1200, 3), (40, 40, 3)])
 def test_a_thumbnail_of_noise_has_at_most_the_allowed_bytes(shape):
     # Noise compresses worst: no figure needs more bytes.

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
 from kwneuro_assets.figures import bundles
 from kwneuro_assets.figures import subject as figures
 from kwneuro_assets.figures.close_up import close_up
-from kwneuro_assets.figures.colors import bundle_colors, direction_colors
+from kwneuro_assets.figures.colors import WARNING, bundle_colors, direction_colors
 from kwneuro_assets.figures.render import THUMBNAIL_BYTES, thumbnail
 from kwneuro_assets.figures.tissues import TISSUES, tissue_panel
 from kwneuro_assets.figures.view import AXIAL, Cut, View
@@ -198,8 +199,8 @@ def test_empty_bundles_are_listed_and_take_no_place_in_the_plot_of_volumes():
     few, many = (pixels_of(figures.tracts_figure(stack, {}, "tracts")) for stack in (only, some))
     # Three or four more lines of text, and the same bars.
     assert 0 < many.shape[0] - few.shape[0] < 100
-    red = (few[..., 0] > 200) & (few[..., 1] < 120) & (few[..., 2] < 80)
-    assert not red.any()
+    assert pixels_in_color(few, to_rgb(WARNING)).size == 0
+    assert pixels_in_color(many, to_rgb(WARNING)).size > 0
 
 
 def test_large_bundles_are_outlined_in_place_of_empty_well_known_ones():

@@ -98,3 +98,14 @@ def test_the_foreground_is_the_head_and_not_the_air():
     assert np.array_equal(foreground(noisy), volume.array > 500)
     assert np.array_equal(foreground(np.minimum(noisy, 200)), volume.array > 0)
     assert foreground(np.zeros((2, 2, 2))).all()
+
+
+@pytest.mark.parametrize("orientation", AXES)
+@pytest.mark.parametrize("plane", PLANES)
+def test_the_label_of_a_slice_is_its_index_in_the_file(orientation, plane):
+    volume = head(orientation)
+    view = View.of(volume, volume.array > 500)
+    indices = np.stack(np.meshgrid(*map(np.arange, volume.grid), indexing="ij"), axis=-1)
+    for cut in view.stack(plane, 3):
+        axis, _, index = view.label(cut).partition(" = ")
+        assert (view.cut(indices, cut)[..., "ijk".index(axis)] == int(index)).all()

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ def cohort_of(folder: Path, count: int = COHORT) -> list[Scan]:
     ]
 
 
-def in_cohort(rows: list[Row], row: Row) -> dict[str, float]:
+def in_cohort(rows: Sequence[Row], row: Row) -> dict[str, float]:
     """The robust z-scores beyond the limit of a subject with this row, in place of the last of the cohort."""
     table = cohort_table({f"sub-{number:02d}": one for number, one in enumerate([*rows[:-1], row])})
     found = outliers(table)
@@ -69,7 +69,7 @@ def subject_table(scan: Scan) -> Iterator[str]:
 
 def defects_in_cohort(scans: list[Scan]) -> Iterator[str]:
     """Each defect of one subject among clean ones: the metrics with the largest robust z."""
-    rows: list[Row] = [quality_of(scan) for scan in scans]
+    rows = [quality_of(scan) for scan in scans]
     yield f"| defect | outliers | largest robust z (limit {MAX_Z}) |"
     yield "|---|---|---|"
     for defect in (None, *DEFECTS):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from kwneuro_assets.imaging.table import Cell
 from kwneuro_assets.qc.catalog import CATALOG, metric_of, ordered
 from kwneuro_assets.qc.checks import DESCRIPTIONS, Check, Finding, evaluate
 from kwneuro_assets.qc.limits import RULES, Limits
-from kwneuro_assets.settings.quality import QualityLimitSettings
+from kwneuro_assets.qc.outliers import MAX_Z, MIN_GROUP_SIZE
+from kwneuro_assets.settings import PipelineSettings
+from kwneuro_assets.settings.quality import OutlierSettings, QualityLimitSettings
+from kwneuro_assets.settings.source import SourceCheckSettings
 
 DEFAULTS: Limits = QualityLimitSettings()  # mypy checks that the settings are Limits
 CLEAN: dict[str, Cell] = {
@@ -108,9 +113,8 @@ def test_every_limit_is_of_a_metric_of_the_catalog_that_is_in_a_check(rule) -> N
 def test_every_setting_is_the_limit_of_one_rule(field: str) -> None:
     schema = QualityLimitSettings.model_json_schema()["properties"][field]
     low, high = schema.get("minimum", schema.get("exclusiveMinimum", 0)), schema["maximum"]
-    other = QualityLimitSettings.model_validate(
-        {field: high if schema["type"] == "integer" else 0.3 * low + 0.7 * high}
-    )
+    changed = high if schema["type"] == "integer" else (low + 3 * high) / 4
+    other = QualityLimitSettings.model_validate({field: changed})
     assert len([rule for rule in RULES if rule.in_words(other) != rule.in_words(DEFAULTS)]) == 1
 
 
@@ -136,8 +140,30 @@ def test_the_settings_decide() -> None:
     assert finding("dropout_slices", evaluate(CLEAN, strict)).limit == "at most 3"
 
 
+def test_the_section_of_the_settings_has_the_limits_beside_the_sanity_checks() -> None:
+    section = PipelineSettings().checks
+    assert {*SourceCheckSettings.model_fields, *QualityLimitSettings.model_fields} <= {*type(section).model_fields}
+    assert verdict("ndc", 0.9, type(section)(min_ndc=0.95)) == "warn"
+
+
+def test_the_defaults_of_the_outliers_are_those_of_the_settings() -> None:
+    assert OutlierSettings() == OutlierSettings(max_robust_z=MAX_Z, min_group_size=MIN_GROUP_SIZE)
+
+
 def test_every_message_is_one_line_that_ends_with_a_period() -> None:
     for rule in RULES:
         assert rule.message.endswith(".")
         assert rule.message.count(".") <= 1 + rule.message.count("%")
         assert "\n" not in rule.message
+
+
+def test_the_documentation_lists_every_limit_with_its_default() -> None:
+    page = Path(__file__).parents[2] / "docs" / "quality.md"
+    if not page.is_file():
+        pytest.skip("the documents are not installed with the package")
+    text = page.read_text(encoding="utf-8")
+    for rule in RULES:
+        assert f"`{rule.metric}` | {rule.in_words(DEFAULTS)} |" in text
+    for section, kind in (("checks", QualityLimitSettings), ("cohort", OutlierSettings)):
+        for field in kind.model_fields:
+            assert f"`{section}.{field}`" in text

@@ -105,15 +105,15 @@ def test_the_cohort_shows_what_a_subject_alone_does_not(tmp_path: Path) -> None:
         assert beyond.keys() >= expected, (defect.name, beyond)
 
 
-def test_slices_that_have_lost_most_of_their_signal_are_counted(head: Scan) -> None:
+def test_slices_without_most_of_their_signal_are_counted(head: Scan) -> None:
     (defect,) = chosen(["3 slices"])
     row = quality_of(defect.make(head))
-    # With 20 directions, the prediction of a slice is too uncertain to find the one that has lost a tenth.
+    # With 20 directions, the prediction of a slice is too uncertain to find the one that has nine tenths.
     assert row["dropout_slices"] == sum(factor < 0.5 for factor, _, _ in dimmed(head)) == 3
 
 
 @pytest.mark.slow
-def test_with_64_directions_a_slice_that_has_lost_a_tenth_is_counted_too(brain: Scan) -> None:
+def test_with_64_directions_a_slice_with_nine_tenths_of_its_signal_is_counted_too(brain: Scan) -> None:
     (defect,) = chosen(["3 slices"])
     assert quality_of(defect.make(brain))["dropout_slices"] == len(dimmed(brain)) == 4
 

@@ -22,9 +22,7 @@ BUNDLES = ("AF_left", "AF_right", "CST_left", "CST_right", "CA", "CC_1", "CC_2",
 Columns = dict[str, tuple[Metric, float, float]]  # the metric, median and spread of each column
 
 
-def _metric(
-    name: str, label: str, unit: str, better: Better, check: CheckName | None, kind: Kind = "number"
-) -> Metric:
+def _metric(name: str, label: str, unit: str, better: Better, check: CheckName | None, kind: Kind = "number") -> Metric:
     return Metric(name, label, f"{label}, as this test makes it up.", unit, better, check, kind=kind)
 
 
@@ -32,24 +30,48 @@ def columns(count: int) -> Columns:
     """The first `count` of 60 and more columns that are numbers."""
     found: Columns = {}
 
-    def add(median: float, spread: float, *described: Any, kind: Kind = "number") -> None:
-        metric = _metric(*described, kind=kind)
+    def add(median: float, spread: float, *described: Any) -> None:
+        metric = _metric(*described)
         found[metric.name] = metric, median, spread
 
     add(0.82, 0.02, "ndc", "Neighboring DWI correlation", "1", "higher", "artifacts")
-    add(7, 3, "dropout_slices", "Slices with dropout", "slices", "lower", "artifacts", kind="integer")
+    add(7, 3, "dropout_slices", "Slices with dropout", "slices", "lower", "artifacts", "integer")
     add(1450, 60, "mask_volume_ml", "Volume of the brain mask", "ml", "neither", "mask")
     add(0.00071, 0.00002, "md_wm_median", "Median MD in white matter", "mm²/s", "neither", "model")
     add(24, 3, "snr_b0", "SNR of the b=0 volumes", "1", "higher", "acquisition")
     add(12, 5, "spikes_ppm", "Spikes", "ppm", "lower", "artifacts")
     for shell in SHELLS:
-        add(0.85 - shell / 2e4, 0.02, f"ndc_b{shell}", f"Neighboring DWI correlation, b={shell}", "1", "higher", "artifacts")
+        add(
+            0.85 - shell / 2e4,
+            0.02,
+            f"ndc_b{shell}",
+            f"Neighboring DWI correlation, b={shell}",
+            "1",
+            "higher",
+            "artifacts",
+        )
         add(1.6 - shell / 3e3, 0.1, f"cnr_b{shell}", f"CNR, b={shell}", "1", "higher", "acquisition")
         add(0.03, 0.01, f"residual_b{shell}", f"Residual correlation, b={shell}", "1", "lower", "artifacts")
     for number in range(14):
-        add(0.4 + number / 40, 0.03, f"model_{number}", f"Median of parameter map {number} in white matter", "1", "neither", "model")
+        add(
+            0.4 + number / 40,
+            0.03,
+            f"model_{number}",
+            f"Median of parameter map {number} in white matter",
+            "1",
+            "neither",
+            "model",
+        )
     for number in range(10):
-        add(10.0 ** (number - 4), 10.0 ** (number - 5), f"mask_{number}", f"Mask measure {number}", "mm", "lower", "mask")
+        add(
+            10.0 ** (number - 4),
+            10.0 ** (number - 5),
+            f"mask_{number}",
+            f"Mask measure {number}",
+            "mm",
+            "lower",
+            "mask",
+        )
     for bundle in BUNDLES:
         add(12, 2, f"bundle_volume_ml_{bundle}", f"Volume of {bundle}", "ml", "neither", None)
     return dict(list(found.items())[:count])
@@ -69,7 +91,10 @@ def synthetic_cohort(
     for name, (metric, median, spread) in described.items():
         cells[name], kinds[name] = _cells(rng, metric.kind, subjects, median, spread), metric.kind
     shells = _metric("shells", "Shells", "s/mm²", "neither", "acquisition", "text")
-    cells["shells"], kinds["shells"] = ["0, 1000, 2000, 3000" if at % 7 else "0, 1000" for at in range(subjects)], "text"
+    cells["shells"], kinds["shells"] = (
+        ["0, 1000, 2000, 3000" if at % 7 else "0, 1000" for at in range(subjects)],
+        "text",
+    )
     table = Table(cells, kinds)
     keys = [f"{one}_ses-01" if sessions else one for one in participants]
     defaults: dict[str, Any] = {
@@ -77,11 +102,16 @@ def synthetic_cohort(
         "version": "0.1.0",
         "outliers": outliers_of(table),
         "max_z": MAX_Z,
-        "failed_checks": {key: ("artifacts",) for key in keys[::23]} | {key: ("mask", "model") for key in keys[5::97]},
+        "failed_checks": dict.fromkeys(keys[::23], ("artifacts",)) | dict.fromkeys(keys[5::97], ("mask", "model")),
         "group_name": "scanner",
         "groups": {key: f"scanner {at % groups + 1}" for at, key in enumerate(keys)} if groups else {},
         "states": {
-            asset: {"fresh": subjects - 2, "stale": 1, "failed": int(asset == "noddi"), "missing": int(asset != "noddi")}
+            asset: {
+                "fresh": subjects - 2,
+                "stale": 1,
+                "failed": int(asset == "noddi"),
+                "missing": int(asset != "noddi"),
+            }
             for asset in ("dwi_qc", "denoised_dwi", "brain_mask", "dti", "noddi", "fiber_response", "csd_peaks")
         },
         "failures": [Failure(keys[0], "noddi", "InvalidData: b-values: expected two shells, found 1.")],
@@ -103,6 +133,11 @@ def outliers_of(table: Table) -> Outliers:
         z[:] = np.nan
     with np.errstate(invalid="ignore"):
         return Outliers(names, z, np.abs(z) > MAX_Z)
+
+
+def with_outliers(content: CohortContent) -> set[str]:
+    """The subjects that are an outlier in some metric."""
+    return {content.keys[row] for row in np.flatnonzero(np.any(content.outliers.beyond, axis=1)).tolist()}
 
 
 def _cells(rng: np.random.Generator, kind: Kind, count: int, median: float, spread: float) -> list[Cell]:

@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from kwneuro_assets.imaging import Table
-from kwneuro_assets.qc.metrics import Metric
+from kwneuro_assets.qc.metrics import CheckName, Metric
 from kwneuro_assets.qc.ratings import Rating, parse_ratings
 from kwneuro_assets.reports.cohort_content import CohortContent, Failure
 from kwneuro_assets.reports.cohort_page import cohort_page
 from kwneuro_assets.subjects import SubjectKey
-from kwneuro_assets_tests.reports.synthetic_cohort import outliers_of, synthetic_cohort
+from kwneuro_assets_tests.reports.synthetic_cohort import outliers_of, synthetic_cohort, with_outliers
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ TIMED = """async ([selector, value]) => {
   return performance.now() - began;
 }"""
 
-Opened = Callable[[CohortContent], Any]
+Opened = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,9 @@ def write_images(folder: Path, keys: list[str], size: tuple[int, int] = (300, 12
 
 
 def keys_shown(page: Any) -> list[str]:
-    return page.evaluate("[...document.querySelectorAll('#scroller tbody tr[data-subject]:not([hidden]) a')].map(a => a.textContent)")
+    return page.evaluate(
+        "[...document.querySelectorAll('#scroller tbody tr[data-subject]:not([hidden]) a')].map(a => a.textContent)"
+    )
 
 
 def current(page: Any) -> str:
@@ -109,7 +111,9 @@ def test_ten_thousand_subjects_open_sort_filter_and_link(opened: Opened, tmp_pat
 
     heads = page.locator("#scroller thead button")
     assert page.evaluate(TIMED, ["#scroller thead th:nth-child(6) button", None]) < UPDATES_MS
-    values = {key: value for key, value in zip(content.keys, content.table.columns["ndc"], strict=True) if value is not None}
+    values = {
+        key: value for key, value in zip(content.keys, content.table.columns["ndc"], strict=True) if value is not None
+    }
     smallest = sorted(values, key=lambda key: (float(f"{values[key]:.4g}"), key))
     assert keys_shown(page)[0] == smallest[0]
     heads.nth(5).click()
@@ -121,9 +125,18 @@ def test_ten_thousand_subjects_open_sort_filter_and_link(opened: Opened, tmp_pat
     missing = [key for key in content.keys if key not in values]
     assert keys_shown(page)[-1] == missing[-1], "missing values are last"
 
+    page.evaluate(
+        "() => { const s = document.getElementById('scroller'); s.scrollLeft = s.scrollWidth; s.scrollTop = 0; }"
+    )
+    page.wait_for_timeout(200)
+    row, position = keys_shown(page)[0], content.metric_columns.index("bundle_volume_ml_SLF_I_left")
+    cell = page.locator(f"#scroller tbody tr:nth-child(2) td[aria-colindex='{5 + position + 1}']")
+    value = content.table.columns["bundle_volume_ml_SLF_I_left"][content.keys.index(row)]
+    assert cell.inner_text().lstrip("▲▼ ") == f"{value:#.4g}"
+
     assert page.evaluate(TIMED, ["#filter-beyond", None]) < UPDATES_MS
     flagged = {key for key in content.keys if content.failed_checks.get(key)}
-    flagged |= {key for key, beyond in zip(content.keys, content.outliers.beyond.any(axis=1), strict=True) if beyond}
+    flagged |= with_outliers(content)
     assert page.locator("#shown").inner_text() == f"{len(flagged):,} of 10,000 subjects"
     assert page.evaluate(TIMED, ["#filter-text", "00023"]) < UPDATES_MS
     assert set(keys_shown(page)) == {key for key in flagged if "00023" in key}
@@ -191,7 +204,10 @@ def test_ratings_by_keys_are_saved_and_read_by_the_next_run(opened: Opened, tmp_
     page.keyboard.press("k")
     page.keyboard.press("0")  # removes the rating of the last run
     ratings = save(page)
-    assert {key: one.verdict for key, one in ratings.items()} == {"sub-00001_ses-01": "good", "sub-00003_ses-01": "exclude"}
+    assert {key: one.verdict for key, one in ratings.items()} == {
+        "sub-00001_ses-01": "good",
+        "sub-00003_ses-01": "exclude",
+    }
     assert ratings["sub-00001_ses-01"].comment == 'fine" j 3'
     assert ratings["sub-00003_ses-01"].rater == "AB"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", ratings["sub-00003_ses-01"].date)
@@ -224,12 +240,15 @@ def test_without_storage_ratings_are_in_memory_and_the_page_says_so(opened: Open
     assert save(page)["sub-00001"].verdict == "good"
 
 
-def test_images_are_paged_follow_the_order_and_load_from_the_folders_beside_the_page(opened: Opened, tmp_path: Path) -> None:
+def test_images_are_paged_follow_the_order_and_load_from_the_folders_beside_the_page(
+    opened: Opened, tmp_path: Path
+) -> None:
     content = synthetic_cohort(60, 5)
     write_images(tmp_path, list(content.keys[:-1]))
     page = opened(content)
     page.locator("#images").scroll_into_view_if_needed()
     images = page.locator("#mosaics img")
+    images.first.wait_for()
     assert images.count() == 24
     first = images.first
     first.scroll_into_view_if_needed()
@@ -281,6 +300,31 @@ def test_the_keyboard_reaches_plots_table_and_report(opened: Opened, tmp_path: P
     page.locator("h1", has_text="its report").wait_for()
 
 
+def test_the_keys_are_explained_and_can_be_disabled(opened: Opened) -> None:
+    page = opened(synthetic_cohort(5, 5, images=()))
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
+    page.locator("#shortcuts").uncheck()
+    page.locator("#help button").click()
+    assert page.locator("#help").is_hidden(), "the policy allows this form"
+    page.keyboard.press("j")
+    assert current(page) == "No subject selected"
+
+
+def test_a_table_with_many_columns_has_only_those_in_view(opened: Opened) -> None:
+    content = synthetic_cohort(30, 40, images=())
+    page = opened(content)
+    assert page.locator("#scroller thead th").count() == 4 + len(content.metric_columns)
+    assert page.locator("#scroller tbody tr:nth-child(2) td").count() < 25
+    for column in (2, 20, 41):
+        head = page.locator(f"#scroller thead th:nth-child({column + 1})")
+        head.scroll_into_view_if_needed()
+        page.wait_for_timeout(150)
+        cell = page.locator(f"#scroller tbody tr:nth-child(3) td[aria-colindex='{column + 1}']")
+        box, above = cell.bounding_box(), head.bounding_box()
+        assert (round(box["x"]), round(box["width"])) == (round(above["x"]), round(above["width"])), column
+
+
 def test_hostile_texts_are_shown_as_text(opened: Opened) -> None:
     hostile = "<img src=x onerror=\"document.title='broken'\"></script><script>document.title='broken'</script>"
     names = [hostile, "../../etc", "javascript:alert(1)", "..", *(f"sub-{at}" for at in range(20))]
@@ -289,15 +333,19 @@ def test_hostile_texts_are_shown_as_text(opened: Opened) -> None:
         {"participant_id": "text", "a": "number", "b": "text"},
     )
     metric = Metric("a", hostile, hostile, hostile, "higher", "mask")
+    failed: dict[str, tuple[CheckName, ...]] = {hostile: ("mask",)}
     content = CohortContent(
         hostile, hostile, table, {"a": metric, "b": metric}, outliers_of(table), 3.5, group_name=hostile,
         groups={"sub-1": hostile, "sub-2": "other"}, states={hostile: {hostile: 1}},
         failures=[Failure(hostile, hostile, hostile)], quarantined={hostile: hostile},
         ratings={"sub-3": Rating("good", hostile, hostile)}, reports=set(names), images=(),
+        failed_checks=failed,
     )  # fmt: skip
     page = opened(content)
     assert keys_shown(page)[:4] == names[:4]
-    links = page.evaluate("[...document.querySelectorAll('#scroller tbody a')].slice(0, 5).map(a => a.getAttribute('href'))")
+    links = page.evaluate(
+        "[...document.querySelectorAll('#scroller tbody a')].slice(0, 5).map(a => a.getAttribute('href'))"
+    )
     assert links == [None, None, None, None, "sub-0.html"], "a key that is no subject has no link"
     page.keyboard.press("j")
     assert current(page) == hostile
@@ -328,7 +376,9 @@ def test_axe_finds_no_serious_violation(opened: Opened) -> None:
         page.keyboard.press("3")
         page.evaluate(script)
         for state in ("page", "dialog")[: 2 if scheme == "light" else 1]:
-            found = page.evaluate("axe.run().then(found => found.violations.map(v => [v.id, v.impact, v.nodes[0].html]))")
+            found = page.evaluate(
+                "axe.run().then(found => found.violations.map(v => [v.id, v.impact, v.nodes[0].html]))"
+            )
             assert [one for one in found if one[1] in ("serious", "critical")] == [], (scheme, state)
             page.keyboard.press("?")
 
@@ -341,6 +391,6 @@ def test_printing_has_all_plots_and_the_flagged_subjects(opened: Opened, tmp_pat
     assert content_of_pdf.startswith(b"%PDF")
     rows = page.locator("#flagged tr")
     flagged = {key for key in content.keys if content.failed_checks.get(key) or key in content.ratings}
-    flagged |= {key for key, beyond in zip(content.keys, content.outliers.beyond.any(axis=1), strict=True) if beyond}
+    flagged |= with_outliers(content)
     assert rows.count() == len(flagged)
     assert not page.locator("#plots details").first.evaluate("one => one.open"), "as it was before"

@@ -20,7 +20,7 @@ from kwneuro_assets.reports.cohort_content import CohortContent, Failure
 from kwneuro_assets.reports.cohort_packing import cohort_packs, short_floats
 from kwneuro_assets.reports.cohort_page import LISTED, cohort_page
 from kwneuro_assets.reports.embedding import hash_source
-from kwneuro_assets_tests.reports.synthetic_cohort import outliers_of, synthetic_cohort
+from kwneuro_assets_tests.reports.synthetic_cohort import outliers_of, synthetic_cohort, with_outliers
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 METRIC = Metric("a", "A", "A measure.", "1", "higher", "mask")
@@ -57,11 +57,13 @@ def test_the_order_of_mappings_and_collections_does_not_matter() -> None:
     content = synthetic_cohort(40, groups=3)
     shuffled = replace(
         content,
-        groups=dict(reversed(content.groups.items())),
-        failed_checks={key: tuple(reversed(found)) for key, found in reversed(content.failed_checks.items())},
-        reports=list(reversed(sorted(content.reports))),
+        groups=dict(reversed(list(content.groups.items()))),
+        failed_checks={
+            key: sorted(found, reverse=True) for key, found in reversed(list(content.failed_checks.items()))
+        },
+        reports=sorted(content.reports, reverse=True),
         images=set(content.images),
-        quarantined=dict(reversed(content.quarantined.items())),
+        quarantined=dict(reversed(list(content.quarantined.items()))),
     )
     assert cohort_page(shuffled) == cohort_page(content)
 
@@ -167,7 +169,7 @@ def test_the_summary_counts_states_checks_outliers_and_ratings() -> None:
     expected = {
         "subjects": 100,
         "with a failed check": len(content.failed_checks),
-        "with an outlier": int(content.outliers.beyond.any(axis=1).sum()),
+        "with an outlier": len(with_outliers(content)),
         "quarantined": 1,
         "rated exclude": 1,
         "derivatives missing": 6,
@@ -221,6 +223,11 @@ def test_the_policy_allows_the_style_and_script_of_the_page_and_no_network() -> 
 def test_a_subject_with_sixty_metrics_takes_less_than_200_bytes() -> None:
     few, many = (len(cohort_page(synthetic_cohort(count, 60, groups=12)).encode()) for count in (100, 1100))
     assert (many - few) / 1000 < 200  # 60 numbers as text would be 360
+
+
+def test_a_cohort_too_small_for_outliers_says_so() -> None:
+    assert "too few subjects" in cohort_page(synthetic_cohort(6))
+    assert "too few subjects" not in cohort_page(synthetic_cohort(60))
 
 
 def test_a_cohort_without_subjects_has_a_page() -> None:

@@ -73,7 +73,9 @@ def test_a_style_that_would_end_its_element_is_refused() -> None:
 
 
 def test_the_policy_allows_the_named_texts_and_sources_only() -> None:
-    policy = security_policy(scripts=["run()"], styles=["a{}"], sources={"img-src": ["'self'"], "script-src": ["file:"]})
+    policy = security_policy(
+        scripts=["run()"], styles=["a{}"], sources={"img-src": ["'self'"], "script-src": ["file:"]}
+    )
     digest = base64.b64encode(hashlib.sha256(b"run()").digest()).decode()
     assert dict(part.split(" ", 1) for part in policy.split("; ")) == {
         "default-src": "'none'",

@@ -138,9 +138,7 @@ def test_the_references_can_be_saved_as_bibtex(page: Parsed) -> None:
 def test_the_volumes_in_the_page_are_those_of_the_content(page: Parsed, volumes: ViewerVolumes) -> None:
     (block,) = [text for text in page.scripts if text.startswith('{"shape"')]
     data = json.loads(block)
-    assert [base64.b64decode(one["nifti"]) for one in data["backgrounds"]] == [
-        one.nifti for one in volumes.backgrounds
-    ]
+    assert [base64.b64decode(one["nifti"]) for one in data["backgrounds"]] == [one.nifti for one in volumes.backgrounds]
     assert volumes.bundles is not None
     assert base64.b64decode(data["bundles"]["nifti"]) == volumes.bundles.nifti
     assert len(block) < volumes.base64_bytes + 10_000

@@ -66,7 +66,10 @@ def test_a_voxel_has_the_value_that_the_derivative_has_at_its_place(orientation:
         saturated = (there < one.intercept) | (there > one.intercept + one.steps * one.slope)
         # Rounding to the nearest of 256 steps; float32 adds less than a thousandth of a step.
         assert np.abs(values - there)[~saturated].max() <= 0.501 * one.slope
-        assert one.clipped == ((there < one.intercept).any(), (there > one.intercept + (one.steps + 0.5) * one.slope).any())
+        assert one.clipped == (
+            (there < one.intercept).any(),
+            (there > one.intercept + (one.steps + 0.5) * one.slope).any(),
+        )
     assert not expected
 
 
@@ -132,7 +135,11 @@ def test_the_same_values_give_the_same_bytes_on_any_number_of_threads(
 
 def test_memory_order_does_not_change_the_bytes() -> None:
     subject = subject_on("RAS")
-    reordered = {**subject, "mean_b0": in_c_order(subject["mean_b0"]), "tract_masks": in_c_order(subject["tract_masks"])}
+    reordered = {
+        **subject,
+        "mean_b0": in_c_order(subject["mean_b0"]),
+        "tract_masks": in_c_order(subject["tract_masks"]),
+    }
     assert files_of(viewer_volumes(**reordered)) == files_of(viewer_volumes(**subject))
 
 
@@ -153,7 +160,7 @@ def test_a_subject_too_large_for_the_page_has_every_nth_voxel_with_its_value(mon
     assert np.abs(values - there)[there < 255 * step].max() <= 0.501 * step
 
 
-def test_a_whole_brain_at_full_size_fits_into_three_megabytes() -> None:
+def test_a_brain_at_full_size_fits_into_three_megabytes() -> None:
     volumes = viewer_volumes(**subject_on("LAS", shape=(128, 128, 60)))
     assert volumes.grid is not None
     assert len(volumes.backgrounds) == 9
@@ -204,7 +211,9 @@ def test_a_map_on_another_grid_is_left_out() -> None:
 )
 def test_degenerate_images_are_shown_all_the_same(array: NDArray[np.float64]) -> None:
     image = Volume(array, affine_of("LAS", array.shape))
-    volumes = viewer_volumes(**{**ABSENT, "mean_b0": image, "brain_mask": Volume(np.zeros(array.shape, bool), np.eye(4))})
+    volumes = viewer_volumes(
+        **{**ABSENT, "mean_b0": image, "brain_mask": Volume(np.zeros(array.shape, bool), np.eye(4))}
+    )
     values, _ = decoded(volumes.backgrounds[0].nifti)
     assert values.shape == array.shape
     assert values.max() == pytest.approx(max(0.0, float(array.max())), rel=0.01)

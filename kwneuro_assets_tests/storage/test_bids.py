@@ -29,7 +29,7 @@ from kwneuro_assets.imaging.content_hash import Value, data_version
 from kwneuro_assets.storage.bids_fields import MAPS
 from kwneuro_assets.storage.names import NAMES
 from kwneuro_assets.storage.sidecar import Provenance
-from kwneuro_assets.storage.store import DerivativeStore
+from kwneuro_assets.storage.store import SHARED, DerivativeStore
 from kwneuro_assets.subjects import GROUP, SubjectKey
 from kwneuro_assets_tests.testkit.bids_validator import Verdict
 from kwneuro_assets_tests.testkit.small_dataset import AFFINES, head, signal, table
@@ -102,8 +102,9 @@ def small_values() -> dict[str, Value]:
 
 
 def files(root: Path) -> dict[str, Path]:
-    """Every file of a store, by its path in the dataset as the validator reports it."""
-    return {f"/{path.relative_to(root).as_posix()}": path for path in root.rglob("*") if path.is_file()}
+    """Every file of a store that the validator looks at, by its path in the dataset as it reports it."""
+    found = (path for path in root.rglob("*") if path.is_file() and SHARED not in path.parts)
+    return {f"/{path.relative_to(root).as_posix()}": path for path in found}
 
 
 def hidden(root: Path, name: str) -> list[str]:

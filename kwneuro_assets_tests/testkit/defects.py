@@ -22,7 +22,7 @@ from kwneuro_assets.imaging.table import Cell
 from kwneuro_assets.qc.row import qc_row
 from kwneuro_assets_tests.testkit.small_dataset import load, rotation
 
-ROTATED = rotation(0, 0, 10)  # degrees, about the axis from inferior to superior
+ROTATED = rotation(0, 0, 10)  # degrees, about the third voxel axis
 MOVED_MM = 6.0
 PIECE_MM = 9.0  # radius of the second piece of the mask
 DIM_SLICES = {0.2: 3, 0.9: 1}  # by factor: the number of slices
@@ -53,9 +53,9 @@ class Scan:
         array[..., index] = image
         return replace(self, raw=self.raw.with_array(array))
 
-    def with_gradients(self, bvals: NDArray[np.float64], world_bvecs: NDArray[np.float64]) -> Scan:
-        """The scan with another gradient table, in the world frame."""
-        table = GradientTable(bvals, world_bvecs, "world", self.raw.gradients.b0_threshold)
+    def with_gradients(self, bvals: NDArray[np.float64], bvecs: NDArray[np.float64]) -> Scan:
+        """The scan with another gradient table, in the FSL frame: that of a bvec file."""
+        table = GradientTable(bvals, bvecs, "fsl", self.raw.gradients.b0_threshold)
         return replace(self, raw=Dwi(self.raw.volume, table))
 
     def with_mask(self, inside: NDArray[np.bool_]) -> Scan:
@@ -114,12 +114,12 @@ def rician(clean: NDArray[np.float32], sigma: float, seed: int = 11) -> NDArray[
 
 def rotated_bvecs(scan: Scan) -> Scan:
     """All b-vectors are rotated by 10 degrees, as when the rotation of an oblique grid is not applied."""
-    return scan.with_gradients(scan.raw.bvals, scan.raw.world_bvecs @ ROTATED.T)
+    return scan.with_gradients(scan.raw.bvals, scan.raw.gradients.bvecs @ ROTATED.T)
 
 
 def permuted_bvecs(scan: Scan) -> Scan:
     """The b-vectors of each shell are in another order than its volumes."""
-    vectors = scan.raw.world_bvecs.copy()
+    vectors = scan.raw.gradients.bvecs.copy()
     generator = np.random.default_rng(12)
     for shell in scan.raw.gradients.shells():
         indices = np.array(shell.indices)
@@ -129,12 +129,12 @@ def permuted_bvecs(scan: Scan) -> Scan:
 
 def flipped_axis(scan: Scan) -> Scan:
     """The first row of the bvec file has the wrong sign."""
-    return scan.with_gradients(scan.raw.bvals, scan.raw.world_bvecs * np.array([-1.0, 1, 1]))
+    return scan.with_gradients(scan.raw.bvals, scan.raw.gradients.bvecs * np.array([-1.0, 1, 1]))
 
 
 def swapped_axes(scan: Scan) -> Scan:
     """The first and the second row of the bvec file are exchanged."""
-    return scan.with_gradients(scan.raw.bvals, scan.raw.world_bvecs[:, [1, 0, 2]])
+    return scan.with_gradients(scan.raw.bvals, scan.raw.gradients.bvecs[:, [1, 0, 2]])
 
 
 def high_bvalues(scan: Scan) -> Scan:
@@ -151,7 +151,7 @@ def with_bvalues(scan: Scan, bvalue: float, factor: float) -> Scan:
     """The b-values of the shell nearest to `bvalue` are multiplied by `factor`; the image remains."""
     bvals = scan.raw.bvals.copy()
     bvals[scan.weighted(bvalue)] *= factor
-    return scan.with_gradients(bvals, scan.raw.world_bvecs)
+    return scan.with_gradients(bvals, scan.raw.gradients.bvecs)
 
 
 # -- Image -----------------------------------------------------------------------------------------------------------
@@ -230,9 +230,10 @@ def second_piece(scan: Scan) -> Scan:
     candidates = distance > PIECE_MM + 2 * edges.max()  # a gap of a voxel or more
     for axis, margin in enumerate(radius):  # the ball is inside the grid
         np.moveaxis(candidates, axis, 0)[[*range(margin), *range(-margin, 0)]] = False
-    center = np.unravel_index(int(np.where(candidates, distance, np.inf).argmin()), inside.shape)
-    assert candidates[center], "the grid has no space for a second piece"
-    where = np.stack(np.indices(inside.shape), axis=-1) - np.array(center)
+    assert candidates.any(), "the grid has no space for a second piece"
+    voxels = np.indices(inside.shape).reshape(3, -1).T
+    center = voxels[np.where(candidates, distance, np.inf).argmin()]
+    where = (voxels - center).reshape(*inside.shape, 3)
     return scan.with_mask(inside | (np.linalg.norm(where * edges, axis=-1) <= PIECE_MM))
 
 

@@ -14,7 +14,9 @@ from kwneuro_assets.reports.viewer_volumes import ViewerVolumes
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>\"'&<b>\u2028\udc80"
 MISFIT = "The volumes differ from their neighbors, as with permuted b-vectors."
 METRICS = (
-    Metric("ndc", "Neighboring DWI correlation", "Mean correlation", "1", "higher", "acquisition", "https://doi.org/1/x"),
+    Metric(
+        "ndc", "Neighboring DWI correlation", "Mean correlation", "1", "higher", "acquisition", "https://doi.org/1/x"
+    ),
     Metric("snr_b0", "SNR of b=0", "Mean over standard deviation", "1", "higher", "acquisition"),
     Metric("spikes_ppm", "Spikes", "Voxels beyond six robust deviations", "ppm", "lower", "artifacts"),
     Metric("mask_volume_ml", "Volume of the brain mask", "Voxels times their volume", "ml", "neither", "mask"),

@@ -1,7 +1,8 @@
 """Fast replacements of the functions that compute derivatives: pure functions with few different results.
 
 A result is a short hash of inputs and settings, so that changed inputs often give an unchanged result, and sometimes a
-derivative is not applicable. Everything else is real: names, inputs, settings, mechanism, store and event log.
+derivative is not applicable. Of an input that may be missing, the default counts as no input. Everything else is real:
+names, inputs, settings, mechanism, store and event log.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ import numpy as np
 from dagster import DagsterInstance
 
 from kwneuro_assets.assets import DERIVATIVES
-from kwneuro_assets.assets.derivative import PROVIDED, Derivative
+from kwneuro_assets.assets.derivative import PROVIDED, Checks, Derivative
 from kwneuro_assets.errors import ActionableError
 from kwneuro_assets.imaging import Dwi, NotApplicable, Report, ResponseFunction, Table, Volume
-from kwneuro_assets.imaging.content_hash import Value
+from kwneuro_assets.imaging.content_hash import Value, data_version
+from kwneuro_assets.qc.checks import DESCRIPTIONS, Check, Finding
+from kwneuro_assets.reports.content import Step
+from kwneuro_assets.settings import PipelineSettings
 from kwneuro_assets.storage.store import DerivativeStore
 from kwneuro_assets.versioning import code
 from kwneuro_assets.weights import NETWORKS as WEIGHT_FILES
@@ -48,6 +52,8 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "tracts.mask_threshold": (0.5, 0.4),
     "tracts.ending_threshold": (0.5, 0.4),
     "tracts.dilation": (1, 2),
+    "report.embed": (False, True),
+    "checks.max_mask_pieces": (1, 2),  # the limit of all checks here, and a parameter of the report
 }
 # The derivatives with a network whose weights vary: one of these texts in each file, or absent.
 NETWORKS = {
@@ -57,7 +63,7 @@ NETWORKS = {
 }
 WEIGHTS: tuple[str | None, ...] = ("some weights", "other weights", None)
 RESULTS = 3
-SOMETIMES_NOT_APPLICABLE = ("dti", "noddi", "fiber_response", "tract_masks")
+SOMETIMES_NOT_APPLICABLE = ("dti", "noddi", "fiber_response", "tract_masks", "dwi_qc")
 NONE = "not applicable: "
 BRIGHTER, MORE_WEIGHTED = 2.0, 1.1  # factors between the two contents of an image and of its b-values
 
@@ -71,13 +77,17 @@ class Killed(BaseException):
 
 @dataclass
 class Behavior:
-    """How the replacements behave, and which of them were called."""
+    """How the replacements behave, and which of them were called.
+
+    `texts` has the content of each asset by its name and data version: that of a `Step`, which has no value.
+    """
 
     instance: DagsterInstance
     computed: list[str] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)  # these raise an error
     end: tuple[str, How] | None = None  # of the next run: during which derivative, and how
     dead: bool = False
+    texts: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def enter(self, name: str) -> None:
         self.computed.append(name)
@@ -94,6 +104,14 @@ class Behavior:
         if self.end == (name, WRITTEN):
             self.dead, self.end = True, None
             raise KeyboardInterrupt
+
+    def text_of_step(self, one: Step) -> str | None:
+        """The content of the asset that a step computed; None if it was never computed."""
+        if one.state == "missing":
+            return None
+        if one.state == "not applicable":
+            return f"{NONE}{one.reason}"
+        return self.texts[one.name, one.data_version]
 
 
 def outcome(name: str, number: int, inputs: Mapping[str, str], parameters: Mapping[str, str]) -> str:
@@ -117,7 +135,7 @@ def value_of(name: str, text: str) -> Value:
         return Volume(np.full((2, 2, 2), number, np.uint8), np.eye(4))
     if name == "fiber_response":
         return ResponseFunction(np.array([1000.0 + number, -300.0]), 2000.0)
-    if name == "dti":
+    if name in ("dti", "dwi_qc"):
         return Table({"result": [number]}, {"result": "integer"})
     return Report(text)
 
@@ -144,6 +162,11 @@ def text_of(value: Value) -> str:
         return f"result {value.columns['result'][0]}"
     assert isinstance(value, Report)
     return value.html
+
+
+def passes(text: str, limit: int) -> bool:
+    """Whether the checks of a derivative with this result pass; those of one that is not applicable do."""
+    return text.startswith(NONE) or int(text.removeprefix("result ")) < limit
 
 
 def content_of_dwi(*, brighter: bool, more_weighted: bool, rotated: bool, subsample: int, b0_threshold: float) -> str:
@@ -182,8 +205,11 @@ def quick_derivatives(instance: DagsterInstance) -> Iterator[Behavior]:
     DerivativeStore.write = write  # type: ignore[assignment, method-assign]
     code._installed = functools.cache(real_lookup)  # it takes most of the time of a status and is constant here
     for one in DERIVATIVES:
-        replacements = {"compute": _replacement(one, behavior), "figure": _figure(one.name), "summary": lambda *_: {}}
-        _change(one, version=1, **replacements)  # independent of the real algorithm version
+        figure = _figure(one.name) if one.figure else None
+        replacements = {"compute": _replacement(one, behavior), "figure": figure, "summary": lambda *_: {}}
+        checks = Checks(DESCRIPTIONS, _checks) if one.checks else None
+        # Independent of the real algorithm version, and without the dictionary of columns that the table lacks.
+        _change(one, version=1, checks=checks, dictionary=None, **replacements)
     try:
         yield behavior
     finally:
@@ -212,7 +238,15 @@ def _replacement(one: Derivative, behavior: Behavior) -> Callable[..., Value]:
     def compute(**arguments: Any) -> Value:
         behavior.enter(name)
         settings = {key: value for view in one.views for key, value in arguments.pop(view).model_dump().items()}
-        inputs = {key: text_of(value) for key, value in arguments.items() if key not in PROVIDED}
+        steps: Mapping[str, Step] = arguments.get("steps", {})
+        found = {
+            key: behavior.text_of_step(value) if isinstance(value, Step) else text_of(value)
+            for key, value in arguments.items()
+            if key not in PROVIDED
+        }
+        inputs = {key: text for key, text in found.items() if text is not None}
+        if steps and {key: text for key, step in steps.items() if (text := behavior.text_of_step(step))} != inputs:
+            raise AssertionError(f"{name}: expected the steps of {inputs}, found {steps}")
         varied = {option.partition(".")[2] for option in OPTIONS}
         parameters = {
             key: Path(value).read_text() if key == "wm_response" and value else plain(value)
@@ -222,9 +256,18 @@ def _replacement(one: Derivative, behavior: Behavior) -> Callable[..., Value]:
         if network := NETWORKS.get(name):
             folder = arguments["networks"].folder(network)
             [parameters[network]] = {(folder / file).read_text() for file in WEIGHT_FILES[network].installed_files}
-        return value_of(name, outcome(name, one.version, inputs, parameters))
+        text = outcome(name, one.version, inputs, parameters)
+        value = value_of(name, text)
+        behavior.texts[name, data_version(value)] = text
+        return value
 
     return compute
+
+
+def _checks(value: Value, settings: PipelineSettings) -> tuple[Check, ...]:
+    """Every check compares the result with the same limit."""
+    verdict: Literal["pass", "warn"] = "pass" if passes(text_of(value), settings.checks.max_mask_pieces) else "warn"
+    return tuple(Check(name, (Finding("result", None, "", verdict),)) for name in DESCRIPTIONS)
 
 
 def write_weights(folder: Path, network: str, text: str | None) -> None:

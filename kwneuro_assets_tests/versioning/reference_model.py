@@ -19,6 +19,7 @@ from kwneuro_assets_tests.versioning.quick_derivatives import (
     content_of_dwi,
     content_of_mask,
     outcome,
+    passes,
     plain,
 )
 
@@ -33,7 +34,21 @@ INPUTS: dict[str, tuple[str, ...]] = {
     "tract_masks": ("csd_peaks",),
     "tract_endings": ("csd_peaks",),
     "tract_orientations": ("csd_peaks", "tract_masks"),
+    "dwi_qc": (
+        "dwi", "denoised_dwi", "mean_b0", "brain_mask", "dti", "noddi", "fiber_response", "csd_peaks", "tract_masks",
+    ),
+    "subject_report": (
+        "dwi", "denoised_dwi", "mean_b0", "brain_mask", "dti", "noddi", "fiber_response", "csd_peaks", "tract_masks",
+        "tract_endings", "tract_orientations", "dwi_qc",
+    ),
+}  # fmt: skip
+# The derivatives that are computed from whatever exists: all their inputs but `dwi` may be missing or not applicable.
+FROM_WHATEVER_EXISTS = ("dwi_qc", "subject_report")
+# Inputs of the report of which it shows how they were computed, so that their values are not read.
+NOT_READ = {
+    "subject_report": ("dwi", "denoised_dwi", "fiber_response", "tract_endings", "tract_orientations"),
 }
+WITH_CHECKS = ("dwi_qc",)
 USED: dict[str, tuple[str, ...]] = {
     "denoised_dwi": ("denoising.method", "denoising.min_ratio"),
     "mean_b0": (),
@@ -45,6 +60,8 @@ USED: dict[str, tuple[str, ...]] = {
     "tract_masks": ("tracts.mask_threshold",),
     "tract_endings": ("tracts.ending_threshold",),
     "tract_orientations": ("tracts.dilation",),
+    "dwi_qc": (),
+    "subject_report": ("report.embed", "checks.max_mask_pieces"),
 }
 NAMES = tuple(INPUTS)
 SOURCES = ("dwi", "provided_mask")
@@ -81,6 +98,12 @@ class World:
 
     def weights_of(self, name: str) -> str | None:
         return self.weights[NETWORKS[name]] if name in NETWORKS else ""
+
+    def may_be_missing(self, name: str) -> tuple[str, ...]:
+        return tuple(key for key in self.inputs(name) if name in FROM_WHATEVER_EXISTS and key != "dwi")
+
+    def checks_pass(self, text: str) -> bool:
+        return passes(text, int(str(self.chosen["checks.max_mask_pieces"])))
 
     def code(self, name: str) -> Code:
         return self.algorithm_versions[name], tuple(sorted(self.parameters(name).items())), self.weights_of(name)
@@ -171,9 +194,26 @@ class Subject:
         """Whether code, parameters or inputs differ from those of its newest materialization."""
         newest = self.materialization(name)
         assert newest is not None
-        if newest.code != self.world.code(name) or set(newest.inputs) != set(self.world.inputs(name)):
+        left_out = self.left_out(name)
+        if newest.code != self.world.code(name) or {*newest.inputs, *left_out} != set(self.world.inputs(name)):
+            return True
+        if any(self.recorded(key) is not None for key in left_out):
             return True
         return any(self.recorded(key) not in (None, text) for key, text in newest.inputs.items())
+
+    def left_out(self, name: str) -> tuple[str, ...]:
+        """The inputs without which its newest materialization was computed."""
+        newest = self.materialization(name)
+        return tuple(key for key in self.world.may_be_missing(name) if newest is None or key not in newest.inputs)
+
+    def is_settled(self, name: str) -> bool:
+        """Whether nothing is to come from any input: each is up to date, or was left out and still does not exist."""
+        left_out = self.left_out(name)
+        return all(
+            self.is_up_to_date(parent) or (parent in left_out and self.state(parent) in ("missing", "failed"))
+            for parent in self.world.inputs(name)
+            if parent in INPUTS
+        )
 
     def state(self, name: str) -> str:
         since, newest = self.since_materialized(name), self.materialization(name)
@@ -186,7 +226,7 @@ class Subject:
             return "missing"
         if self.differs(name):
             return "stale"
-        if not all(self.is_up_to_date(parent) for parent in self.world.inputs(name) if parent in INPUTS):
+        if not self.is_settled(name):
             return "stale-upstream"
         return "not-applicable" if newest.text.startswith(NONE) else "fresh"
 
@@ -205,14 +245,19 @@ class Subject:
         return stored is not None and stored.text == self.recorded(name) and stored.condition != "without a file"
 
     def ideal(self, name: str) -> str:
-        """The result if everything is computed from the newest observed sources."""
+        """The result if everything that exists is computed from the newest observed sources."""
         if name in SOURCES:
             return self.observed[name]
-        return self.result(name, {key: self.ideal(key) for key in self.world.inputs(name)})
+        existing = [
+            key
+            for key in self.world.inputs(name)
+            if key not in self.world.may_be_missing(name) or self.recorded(key) is not None
+        ]
+        return self.result(name, {key: self.ideal(key) for key in existing})
 
     def result(self, name: str, inputs: Mapping[str, str]) -> str:
         for key, text in inputs.items():
-            if text.startswith(NONE):
+            if text.startswith(NONE) and name not in FROM_WHATEVER_EXISTS:
                 return f"{NONE}needs {key}, which is not applicable: {text.removeprefix(NONE)}"
         parameters = self.world.parameters(name)
         if name in NETWORKS:
@@ -255,6 +300,7 @@ class ExpectedRun:
     started: list[str] = field(default_factory=list)
     computed: list[str] = field(default_factory=list)
     missing: set[str] = field(default_factory=set)
+    verdicts: dict[str, bool] = field(default_factory=dict)  # of the checks of a derivative
     ended_early: bool = False
 
 
@@ -287,8 +333,11 @@ def play(
             continue
         expected.started.append(name)
         try:
-            subject.journal.append(_step(subject, name, expected, memory, name in forced, end))
+            new = _step(subject, name, expected, memory, name in forced, end)
+            subject.journal.append(new)
             steps[name] = "succeeded"
+            if name in WITH_CHECKS:
+                expected.verdicts[name] = subject.world.checks_pass(new.text)
         except _Failed:
             steps[name] = "failed"
         except _Ended:
@@ -307,26 +356,22 @@ def _step(
     inputs: dict[str, str] = {}
     for key in subject.world.inputs(name):
         text = subject.recorded(key)
-        if text is None:
+        if text is not None:
+            inputs[key] = text
+        elif key not in subject.world.may_be_missing(name):
             raise _Failed
-        inputs[key] = text
-    is_computed = not any(text.startswith(NONE) for text in inputs.values())
+    is_computed = name in FROM_WHATEVER_EXISTS or not any(text.startswith(NONE) for text in inputs.values())
     if is_computed and subject.world.weights_of(name) is None:
         raise _Failed  # they cannot be downloaded
     before = subject.materialization(name)
     missing = any(isinstance(one, MissingFromStore) for one in subject.since_materialized(name))
     if before and not force and not subject.differs(name) and not missing and subject.holds(name):
+        if name in WITH_CHECKS:  # they are evaluated again
+            _load(subject, name, before.text, expected, memory)
         return before
     for key, text in inputs.items():
-        if key in SOURCES:
-            if text != subject.content(key):
-                raise _Failed
-        elif key not in memory:
-            if subject.store.get(key) != Stored(text):
-                subject.report_missing(key)
-                expected.missing.add(key)
-                raise _Failed
-            memory.add(key)
+        if key not in NOT_READ.get(name, ()):
+            _load(subject, key, text, expected, memory)
     if is_computed:
         expected.computed.append(name)
         if end and end[0] == name and end[1] != WRITTEN:
@@ -341,6 +386,19 @@ def _step(
     return new
 
 
+def _load(subject: Subject, key: str, text: str, expected: ExpectedRun, memory: set[str]) -> None:
+    """A value is read from the source, from the memory of the run or from the store."""
+    if key in SOURCES:
+        if text != subject.content(key):
+            raise _Failed
+    elif key not in memory:
+        if subject.store.get(key) != Stored(text):
+            subject.report_missing(key)
+            expected.missing.add(key)
+            raise _Failed
+        memory.add(key)
+
+
 def update(
     subject: Subject,
     names: Collection[str],
@@ -350,7 +408,8 @@ def update(
     trust_log: bool = False,
     end: tuple[str, str] | None = None,
 ) -> list[ExpectedRun]:
-    """All runs of a command: one, and another one whenever a requested derivative was found missing.
+    """All runs of a command: one, and another one whenever a requested derivative was found missing; at last one of the
+    derivatives that did not start because an input failed without which they can be computed.
 
     `next_run` returns the id of the next run in Dagster, and its steps in the order in which they started.
     """
@@ -360,12 +419,28 @@ def update(
     if subject.has_active_run() and not forced:
         return []
     runs: list[ExpectedRun] = []
+    steps: dict[str, StepState] = {}  # of the newest run that had it
     wanted = [name for name in names if name in forced or not subject.is_up_to_date(name)]
     while wanted:
         run, order = next_run()
         runs.append(play(subject, run, wanted, order, forced=forced, end=end))
         if runs[-1].ended_early:
-            break  # and with it the command
+            return runs  # and with it the command
+        steps |= subject.runs[run].steps
         forced = ()
         wanted = subject.out_of_date(names) if runs[-1].missing & set(names) else []
+    if remaining := _without_failed(subject, names, steps):
+        run, order = next_run()
+        runs.append(play(subject, run, remaining, order, end=end))
     return runs
+
+
+def _without_failed(subject: Subject, names: Collection[str], steps: Mapping[str, StepState]) -> list[str]:
+    """The derivatives that were not reached although each input that is not there may be missing."""
+    remaining: list[str] = []
+    for name in FROM_WHATEVER_EXISTS:
+        without = [key for key in subject.world.inputs(name) if steps.get(key, "succeeded") != "succeeded"]
+        needed = [key for key in without if key not in subject.world.may_be_missing(name) and key not in remaining]
+        if name in names and steps.get(name) == "not reached" and not needed:
+            remaining.append(name)
+    return remaining

@@ -10,12 +10,16 @@ import pytest
 
 from kwneuro_assets.assets import DERIVATIVES, GROUP_DERIVATIVES
 from kwneuro_assets.resources.network_weights import has_demo_network
-from kwneuro_assets.settings import PipelineSettings, ResponseSettings, SettingsError
+from kwneuro_assets.settings import PipelineSettings, QualityLimitSettings, ResponseSettings, SettingsError
 from kwneuro_assets.versioning import code
 from kwneuro_assets.versioning.code import Code, parameters
 from kwneuro_assets_tests.versioning.quick_derivatives import NETWORKS
 
 PAGES = {"subject_report", "cohort_report"}  # they show the verdicts; the metrics do not change
+OTHER_LIMITS = {
+    name: limit + 1 if isinstance(limit, int) else 0.9 * limit
+    for name, limit in QualityLimitSettings().model_dump().items()
+}
 
 # Every setting with another value than the default, and the derivatives that use it.
 USERS: dict[str, tuple[object, set[str]]] = {
@@ -56,6 +60,7 @@ USERS: dict[str, tuple[object, set[str]]] = {
     "cohort.group_by": (("site",), {"cohort_report"}),
     "cohort.max_robust_z": (5, {"cohort_report"}),
     "cohort.min_group_size": (5, {"cohort_report"}),
+    **{f"checks.{name}": (limit, PAGES) for name, limit in OTHER_LIMITS.items()},
     "source.url": ("elsewhere", set()),
     "source.select": ("*AP*", set()),
     "source.anonymous": (True, set()),
@@ -85,20 +90,6 @@ USERS: dict[str, tuple[object, set[str]]] = {
     "checks.min_voxel_mm": (0.5, set()),
     "checks.max_voxel_mm": (5, set()),
     "checks.gradients": (False, set()),
-    "checks.max_gradient_rotation": (6, PAGES),
-    "checks.max_csf_diffusivity": (3.2e-3, PAGES),
-    "checks.min_ndc": (0.5, PAGES),
-    "checks.max_dropout_slices": (1, PAGES),
-    "checks.max_outlier_volumes": (1, PAGES),
-    "checks.max_outlier_slices": (1, PAGES),
-    "checks.max_residual_to_noise": (3, PAGES),
-    "checks.max_mask_pieces": (2, PAGES),
-    "checks.max_mask_flat_face": (0.4, PAGES),
-    "checks.max_mask_edge_area": (0.4, PAGES),
-    "checks.max_dark_fraction": (0.01, PAGES),
-    "checks.max_one_sided_fraction": (0.01, PAGES),
-    "checks.max_response_ratio": (0.9, PAGES),
-    "checks.max_bundles_outside_brain": (1, PAGES),
     "ingestion.interval_seconds": (60, set()),
     "ingestion.settle_seconds": (5, set()),
     "ingestion.tick_seconds": (10, set()),

@@ -25,9 +25,6 @@ from kwneuro_assets.qc.checks import Check
 from kwneuro_assets.settings import PipelineSettings
 from kwneuro_assets.versioning.partitions import subject_partitions
 
-# Checks with partitions are a preview. Without them, a check would not know the subject that it is about.
-warnings.filterwarnings("ignore", ".*partitions_def.*", PreviewWarning)
-
 _COLUMNS = TableSchema([TableColumn(name) for name in ("metric", "value", "limit", "verdict")])
 
 
@@ -37,10 +34,13 @@ def check_specs(derivative: Derivative) -> list[AssetCheckSpec]:
     if checks is None:
         return []
     partitions = subject_partitions if derivative.is_partitioned else None
-    return [
-        AssetCheckSpec(name, asset=derivative.name, description=description, partitions_def=partitions)
-        for name, description in checks.descriptions.items()
-    ]
+    with warnings.catch_warnings():
+        # Checks with partitions are a preview. Without them, a check would not know the subject that it is about.
+        warnings.simplefilter("ignore", PreviewWarning)
+        return [
+            AssetCheckSpec(name, asset=derivative.name, description=description, partitions_def=partitions)
+            for name, description in checks.descriptions.items()
+        ]
 
 
 def check_results(derivative: Derivative, settings: PipelineSettings, value: Value) -> list[AssetCheckResult]:

@@ -37,6 +37,9 @@ class MemberValues(Mapping[str, Value]):
     def __getitem__(self, subject: str) -> Value:
         return self._load(self._deferred[subject])
 
+    def __contains__(self, subject: object) -> bool:
+        return subject in self._deferred  # without loading it, as Mapping would
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._deferred)
 

@@ -86,4 +86,6 @@ def _joined_runs(known: Mapping[str, Recorded]) -> dict[str, str]:
 
 
 def _libraries(names: Iterable[str]) -> dict[str, str]:
-    return {"python": platform.python_version(), **library_versions(("kwneuro-assets", "numpy", *sorted(names)))}
+    first = ("kwneuro-assets", "dagster", "nibabel", "numpy")
+    rest = sorted(set(names).difference(first))
+    return {"python": platform.python_version(), **library_versions((*first, *rest))}

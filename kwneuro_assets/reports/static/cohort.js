@@ -13,7 +13,8 @@ function readKeys(view, rater, filters) {
   };
   addEventListener("keydown", (event) => {
     const writes = event.target.closest?.("input:not([type=checkbox]), select, textarea, dialog");
-    if (writes || !enabled.checked || event.ctrlKey || event.metaKey || event.altKey || !Object.hasOwn(actions, event.key)) return;
+    if (writes || !enabled.checked || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!Object.hasOwn(actions, event.key)) return;
     actions[event.key]();
     event.preventDefault();
   });
@@ -29,9 +30,11 @@ function preparePrint(cohort, ratings, view, plots) {
     document.querySelectorAll("#plots details:not([open])").forEach((one) => { one.open = true; closed.push(one); });
     plots.drawForPrint();
     const flagged = [...view.order].filter((i) => cohort.flagged[i] || ratings.codes[i]);
-    document.getElementById("flagged").replaceChildren(...flagged.slice(0, MOST_PRINTED).map((i) => flaggedRow(cohort, ratings, i)));
+    const rows = flagged.slice(0, MOST_PRINTED).map((i) => flaggedRow(cohort, ratings, i));
+    document.getElementById("flagged").replaceChildren(...rows);
     document.getElementById("flagged-count").textContent = flagged.length > MOST_PRINTED
-      ? `The first ${MOST_PRINTED} of ${formatCount(flagged.length)} subjects.` : `${formatCount(flagged.length)} of ${formatCount(view.order.length)} subjects.`;
+      ? `The first ${MOST_PRINTED} of ${formatCount(flagged.length)} subjects.`
+      : `${formatCount(flagged.length)} of ${formatCount(view.order.length)} subjects.`;
   });
   addEventListener("afterprint", () => {
     closed.splice(0).forEach((one) => { one.open = false; });
@@ -43,7 +46,7 @@ function flaggedRow(cohort, ratings, i) {
   const rating = ratings.of(i), outliers = outliersOf(cohort, i);
   const cells = [
     failedChecks(cohort, i).join(", "),
-    outliers.map((metric) => `${metric.label} ${formatValue(metric, i)} (z ${scoreOf(cohort, metric, i)})`).join("; "),
+    outliers.map((metric) => describeOutlier(cohort, metric, i)).join("; "),
     rating ? rating.verdict + (rating.comment ? `: ${rating.comment}` : "") : "",
   ];
   return element("tr", {}, element("th", { scope: "row" }, cohort.keys[i]), ...cells.map((text) => element("td", {}, text)));
@@ -62,6 +65,8 @@ async function openCohort() {
   readKeys(view, rater, filters);
   preparePrint(cohort, ratings, view, plots);
   filters.apply(); // a browser that goes back to this page restores what was in the fields
+  // The browser went to this place before the plots above it were there.
+  if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView({ behavior: "instant" });
   document.documentElement.dataset.state = "open";
   performance.measure("open", "open-start");
 }

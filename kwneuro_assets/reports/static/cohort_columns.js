@@ -28,11 +28,19 @@ function createColumns(cohort, ratings) {
     withUnit(metric), (i) => formatValue(metric, i), () => metric.values, {
       title: `${metric.name}: ${metric.description}`, isNumber: !metric.texts, metric,
       mark: (i) => metric.z[i] ? (metric.z[i] < 0 ? "low" : "high") : "",
-      width: metric.texts ? textWidth([metric.label, ...metric.texts], 90, 260) : textWidth(metric.label.split(/[\s-]/), 100, 150),
+      width: metric.texts ? textWidth([metric.label, ...metric.texts], 90, 260)
+        : textWidth([...metric.label.split(/[\s-]/).map((word) => `${word}m`), ...someValues(metric)], 84, 150),
     })));
   return columns;
 }
 
 function textWidth(texts, least, most) {
   return Math.min(most, Math.max(least, 24 + 8 * texts.reduce((length, one) => Math.max(length, one.length), 0)));
+}
+
+// The values of about 100 subjects, with place for a mark.
+function someValues(metric) {
+  const step = Math.ceil(metric.values.length / 100), texts = [];
+  for (let i = 0; i < metric.values.length; i += step) texts.push(MARKS.high + formatValue(metric, i));
+  return texts;
 }

@@ -69,6 +69,8 @@ function formatNumber(metric, value) {
 
 const withUnit = (metric) => metric.unit ? `${metric.label} (${metric.unit})` : metric.label;
 const scoreOf = (cohort, metric, i) => (metric.z[i] * cohort.zUnit).toFixed(1).replace("-", "\u2212");
+const describeOutlier = (cohort, metric, i) =>
+  `${metric.label} ${formatValue(metric, i)} (z ${scoreOf(cohort, metric, i)})`;
 const failedChecks = (cohort, i) => cohort.checks.filter((_, bit) => cohort.failed[i] & (1 << bit));
 const outliersOf = (cohort, i) => cohort.metrics.filter((metric) => metric.z[i]);
 const groupName = (cohort, i) => cohort.group[i] ? cohort.groups[cohort.group[i] - 1] : "n/a";

@@ -7,7 +7,8 @@ function createImages(cohort, ratings, view) {
   let page = 0, figures = new Map(), isNear = false, isOld = true;
   for (const name in buttons) {
     buttons[name] = document.getElementById(`image-${name}`);
-    buttons[name].addEventListener("click", () => show({ first: 0, previous: page - 1, next: page + 1, last: pages() - 1 }[name]));
+    buttons[name].addEventListener("click", () =>
+      show({ first: 0, previous: page - 1, next: page + 1, last: pages() - 1 }[name]));
   }
 
   const size = () => Number(perPage.value);
@@ -41,7 +42,8 @@ function createImages(cohort, ratings, view) {
   function createImage(i) {
     const url = imageUrl(cohort, i), absent = (text) => element("div", { className: "absent" }, text);
     if (url === null) return absent("no QC figure");
-    const image = element("img", { loading: "lazy", decoding: "async", alt: `Mask outline and color FA of ${cohort.keys[i]}`, src: url });
+    const alt = `Mask outline and color FA of ${cohort.keys[i]}`;
+    const image = element("img", { loading: "lazy", decoding: "async", alt, src: url });
     image.addEventListener("error", () => image.replaceWith(absent("the QC figure is missing from the store")));
     return image;
   }
@@ -77,5 +79,7 @@ function createImages(cohort, ratings, view) {
   }, { rootMargin: "600px" }).observe(section);
   view.on("order", () => show(0));
   view.on("current", showCurrent);
-  view.on("rating", (i) => { for (const [one, figure] of figures) if (i === undefined || i === one) refreshCaption(figure, one); });
+  view.on("rating", (i) => figures.forEach((figure, one) => {
+    if (i === undefined || i === one) refreshCaption(figure, one);
+  }));
 }

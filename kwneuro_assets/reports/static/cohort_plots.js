@@ -121,7 +121,7 @@ function createPlots(cohort, view, shown) {
 
   function step(plot, by) {
     const { values } = plot.metric;
-    plot.sorted ??= sorted(Uint32Array.from(values.keys()).filter((i) => !Number.isNaN(values[i])), { values, descending: false });
+    plot.sorted ??= sorted(Uint32Array.from(values.keys()).filter((i) => !Number.isNaN(values[i])), { values });
     const known = plot.sorted.filter(isShown), at = known.indexOf(view.current);
     if (!known.length) return;
     const start = at < 0 ? Math.floor(known.length / 2) : at + by;

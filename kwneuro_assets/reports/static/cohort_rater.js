@@ -6,11 +6,15 @@ function createRater(cohort, ratings, view) {
   const [[, remembered] = []] = storage.read();
   rater.value = remembered?.rater ?? "";
 
+  function store(i, verdict) {
+    ratings.set(i, verdict, comment.value, rater.value);
+    view.emit("rating", i);
+  }
+
   function rate(verdict) {
     const i = view.current;
     if (i < 0 || !ratings.canRate(i)) return;
-    ratings.set(i, verdict, comment.value, rater.value);
-    view.emit("rating", i);
+    store(i, verdict);
     announce(`${cohort.keys[i]} ${verdict ? `rated ${verdict}` : "is not rated"}`);
     if (verdict && get("advance").checked) view.move(1);
   }
@@ -39,7 +43,8 @@ function createRater(cohort, ratings, view) {
     const failed = failedChecks(cohort, i), outliers = outliersOf(cohort, i), parts = [];
     if (cohort.group[i]) parts.push(`${cohort.groupName}: ${groupName(cohort, i)}`);
     if (failed.length) parts.push(element("span", { className: "beyond" }, `${MARKS.failed}failed: ${failed.join(", ")}`));
-    if (outliers.length) parts.push(`\u25c6 ${outliers.map((metric) => `${metric.label} ${formatValue(metric, i)} (z ${scoreOf(cohort, metric, i)})`).join(", ")}`);
+    const described = outliers.map((metric) => describeOutlier(cohort, metric, i));
+    if (outliers.length) parts.push(`\u25c6 ${described.join(", ")}`);
     if (!failed.length && !outliers.length) parts.push("no failed check, no outlier");
     return parts.flatMap((part, at) => at ? [" \u00b7 ", part] : [part]);
   }
@@ -62,9 +67,16 @@ function createRater(cohort, ratings, view) {
   function announce(text) { get("announcement").textContent = text; }
 
   buttons.forEach((button) => button.addEventListener("click", () => rate(button.dataset.verdict)));
-  comment.addEventListener("change", () => { const rating = view.current >= 0 && ratings.of(view.current); if (rating) rate(rating.verdict); });
-  comment.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === "Escape") get("scroller").focus({ preventScroll: true }); });
-  rater.addEventListener("change", () => storage.write(new Map([["rater", { verdict: "", comment: "", rater: cleaned(rater.value), date: "" }]])));
+  comment.addEventListener("change", () => {
+    const rating = ratings.of(view.current);
+    if (rating) store(view.current, rating.verdict);
+  });
+  comment.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" || event.key === "Escape") get("scroller").focus({ preventScroll: true });
+  });
+  rater.addEventListener("change", () => {
+    storage.write(new Map([["rater", { verdict: "", comment: "", rater: cleaned(rater.value), date: "" }]]));
+  });
   get("save").addEventListener("click", save);
   get("discard").addEventListener("click", () => {
     if (!confirm(`Discard ${ratings.unsaved()} unsaved ratings?`)) return;

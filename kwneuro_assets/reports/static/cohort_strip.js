@@ -62,7 +62,8 @@ class Strip {
   place(i) {
     const position = this.scale.at(this.metric.values[i]);
     if (Number.isNaN(position)) return null;
-    return [this.margin + position * (this.width - 2 * this.margin), (this.lanes.of[i] + 0.15 + 0.7 * this.jitter[i]) * this.laneHeight];
+    const height = this.lanes.of[i] + 0.15 + 0.7 * this.jitter[i];
+    return [this.margin + position * (this.width - 2 * this.margin), height * this.laneHeight];
   }
 
   // The subject drawn nearest to a place, at most 12 px away; -1 if there is none.
@@ -114,7 +115,8 @@ class Strip {
     for (let i = 0; i < this.cohort.count; i++) {
       const place = !metric.z[i] && this.place(i);
       if (!place) continue;
-      const count = counts[isShown(i) ? 1 : 0], left = Math.round(place[0] * ratio) - (size >> 1), top = Math.round(place[1] * ratio) - (size >> 1);
+      const count = counts[isShown(i) ? 1 : 0];
+      const [left, top] = place.map((px) => Math.round(px * ratio) - (size >> 1));
       for (let y = top; y < top + size; y++)
         for (let at = y * width + left; at < y * width + left + size; at++) if (count[at] < 255) count[at]++;
     }
@@ -164,7 +166,8 @@ class Strip {
     line(margin + scale.at(scale.quantile(0.5)) * inner, 0); // the median
     context.stroke();
     context.textAlign = "center";
-    context.fillText({ higher: "better \u2192", lower: "\u2190 better", neither: "" }[metric.better], margin + inner / 2, this.height);
+    const better = { higher: "better \u2192", lower: "\u2190 better", neither: "" }[metric.better];
+    context.fillText(better, margin + inner / 2, this.height);
     const low = (scale.least < scale.low ? "\u25c2 " : "") + formatNumber(metric, scale.low);
     const high = formatNumber(metric, scale.high) + (scale.most > scale.high ? " \u25b8" : "");
     context.textAlign = "left";

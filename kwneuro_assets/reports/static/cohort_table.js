@@ -8,8 +8,10 @@ function createTable(cohort, ratings, view) {
   const scroller = document.getElementById("scroller"), table = scroller.querySelector("table");
   const columns = createColumns(cohort, ratings), head = table.tHead.rows[0], body = table.tBodies[0];
   const above = spacer(columns.length), below = spacer(columns.length), rows = [];
-  let width = 0, left = 1; // how many columns exist beside the first one, and the first of them
+  let fitted = ""; // the size of the view that the rows were made for
+  let width = 0, left = 1; // how many columns exist beside that of the subject, and the first of them
   body.append(above, below);
+  scroller.style.setProperty("--rows", Math.max(4, cohort.count));
   table.setAttribute("aria-colcount", columns.length);
   table.prepend(columnWidths(columns));
   table.style.width = `${columns.reduce((width, column) => width + column.width, 0)}px`;
@@ -27,6 +29,9 @@ function createTable(cohort, ratings, view) {
 
   // As many rows and cells as the view has place for.
   function fit() {
+    const size = `${scroller.clientWidth} x ${scroller.clientHeight}`;
+    if (size === fitted) return;
+    fitted = size;
     width = Math.min(columns.length - 1, Math.ceil(scroller.clientWidth / LEAST_WIDTH) + 1);
     rows.splice(0).forEach((row) => row.remove());
     for (let r = Math.ceil(scroller.clientHeight / ROW) + 2 * SPARE_ROWS; r > 0; r--) {
@@ -40,7 +45,8 @@ function createTable(cohort, ratings, view) {
   // Moves the cells to the columns in view.
   function placeColumns() {
     let first = 1;
-    for (let right = columns[1].width; right < scroller.scrollLeft && first < columns.length - width; first++) right += columns[first + 1].width;
+    for (let right = columns[1].width; right < scroller.scrollLeft && first < columns.length - width; first++)
+      right += columns[first + 1].width;
     if (first === left) return;
     left = first;
     for (const row of rows) {
@@ -115,6 +121,7 @@ function createTable(cohort, ratings, view) {
     if (row) view.setCurrent(Number(row.dataset.subject));
   });
   new ResizeObserver(fit).observe(scroller);
+  fit();
   view.on("order", paint);
   view.on("current", showCurrent);
   view.on("rating", paint);
