@@ -65,17 +65,17 @@ def cohort_qc(dwi_qc: MemberValues, previous: Previous | None) -> Table:
     |---|---|
     | table; the sidecar has formula, unit and reference of each column | see the sidecar |
     """
-    kept: dict[str, dict[str, Cell]] = {}
+    unchanged: dict[str, dict[str, Cell]] = {}
     if previous is not None and isinstance(previous.value, Table):
         before = previous.input_data_versions
         for row in previous.value.rows():
             subject = key_of(row)
             if subject in dwi_qc and dwi_qc.data_version(subject) == before.get(subject):
-                kept[subject] = row
+                unchanged[subject] = row
     rows = {}
     for subject in dwi_qc:
-        if subject in kept:
-            rows[subject] = kept[subject]
+        if subject in unchanged:
+            rows[subject] = unchanged[subject]
         elif isinstance(value := dwi_qc[subject], Table):
             rows[subject] = next(value.rows())
     return cohort_table(rows)

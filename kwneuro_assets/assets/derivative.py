@@ -50,7 +50,7 @@ class Checks:
     """The asset checks of a derivative.
 
     Attributes:
-        descriptions: What each check looks at, by its name.
+        descriptions: What each check examines, by its name.
         evaluate: Returns the result of each check, from the value and the settings.
     """
 

@@ -55,18 +55,22 @@ def status_of_group(
     return group_status(instance, settings, derivative, derivative.members(instance, settings))
 
 
-def downstream_of_group(settings: PipelineSettings) -> set[str]:
-    """The derivatives of subjects that have the group derivative upstream, under these settings."""
+def downstream_of_group(settings: PipelineSettings, *, required: bool = False) -> set[str]:
+    """The derivatives of subjects that have the group derivative upstream, under these settings.
+
+    With `required`, only those that cannot be computed without it.
+    """
     downstream = {GROUP_DERIVATIVE.name}
     for derivative in derivatives(settings):
-        if downstream.intersection(derivative.inputs(settings)):
+        inputs = set(derivative.inputs(settings)).difference(derivative.may_be_missing if required else ())
+        if downstream.intersection(inputs):
             downstream.add(derivative.name)
     return downstream - {GROUP_DERIVATIVE.name}
 
 
 def blocked_by_group(instance: DagsterInstance, settings: PipelineSettings) -> set[str]:
     """The derivatives that cannot be computed now because the group derivative does not exist or is missing."""
-    downstream = downstream_of_group(settings)
+    downstream = downstream_of_group(settings, required=True)
     if not downstream:
         return set()
     known = recorded(instance, GROUP_DERIVATIVE.name, None)

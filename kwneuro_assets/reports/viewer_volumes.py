@@ -21,7 +21,7 @@ from kwneuro_assets.reports.viewer_encoding import COARSE, FINE, BundleVolume, V
 from kwneuro_assets.reports.viewer_grid import ViewerGrid
 from kwneuro_assets.threads import parallel_map
 
-MAX_BYTES = 3_000_000  # of all volumes of a subject, as base64 text
+MAX_BYTES = 2_900_000  # of all volumes of a subject, as base64 text; with the text of the page under 3 MB
 _COARSE_GAIN = 1.15  # a scale of COARSE steps makes the volumes smaller by about this factor
 _MAX_VOXELS = 600_000  # inside the mask; the maps of more voxels never fit into MAX_BYTES, so they are not tried
 _MAPS = (  # asset, map, label, color map

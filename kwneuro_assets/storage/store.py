@@ -263,12 +263,9 @@ class DerivativeStore:
         name = NAMES[asset]
         if not name.is_of(subject):
             return False
-        in_folder = name.folder(subject) == subject.folder
-        return (
-            name.sidecar(subject).name in present
-            if in_folder
-            else _size(self._sidecar_path(asset, subject)) is not None
-        )
+        if name.folder(subject) == subject.folder:
+            return name.sidecar(subject).name in present
+        return _size(self._sidecar_path(asset, subject)) > 0
 
     def _files(self, asset: str, subject: StoreKey, sidecar: Sidecar, verify: Verify) -> CheckedFiles:
         return CheckedFiles(self._folder(asset, subject), sidecar.files, verify, remedy(asset, subject))

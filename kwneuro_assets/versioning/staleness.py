@@ -194,7 +194,7 @@ class _Evaluator:
             state, why = "missing", (why_missing,)
         elif why:
             state = "stale"
-        elif above := [name for name in self._inputs if name in states and not self._is_settled(name, record, states)]:
+        elif above := [name for name in self._inputs if name in states and not self._is_final(name, record, states)]:
             state, why = "stale-upstream", tuple(f"{name} is {states[name].state}" for name in above)
         elif record.not_applicable is not None:
             state, why = "not-applicable", (record.not_applicable,)
@@ -203,7 +203,7 @@ class _Evaluator:
         data_version, code_version = (record.data_version, record.code_version) if record else (None, None)
         return Status(state, why, data_version, code_version, causes, attempt, failures)
 
-    def _is_settled(self, name: str, record: Record, states: Mapping[str, Status]) -> bool:
+    def _is_final(self, name: str, record: Record, states: Mapping[str, Status]) -> bool:
         """Whether nothing is to come from an input: it is up to date, or was left out because it does not exist."""
         status = states[name]
         was_left_out = name in self._may_be_missing and name not in record.input_data_versions

@@ -50,7 +50,7 @@ def test_the_alignment_with_mni_space_exists_only_if_the_settings_ask_for_it() -
         for one in derivatives(plain)
         if one.inputs(plain) != one.inputs(used) or one.code(plain) != one.code(used)
     }
-    assert changed == {"tract_masks", "tract_endings", "tract_orientations"}
+    assert changed == {"tract_masks", "tract_endings", "tract_orientations", "subject_report"}
 
 
 def test_no_selection_means_all_and_the_group_derivative_only_if_the_settings_use_it() -> None:

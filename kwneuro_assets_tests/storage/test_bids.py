@@ -102,7 +102,7 @@ def small_values() -> dict[str, Value]:
 
 
 def files(root: Path) -> dict[str, Path]:
-    """Every file of a store that the validator looks at, by its path in the dataset as it reports it."""
+    """Every file of a store that the validator reads, by its path in the dataset as it reports it."""
     found = (path for path in root.rglob("*") if path.is_file() and SHARED not in path.parts)
     return {f"/{path.relative_to(root).as_posix()}": path for path in found}
 

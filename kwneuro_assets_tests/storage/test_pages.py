@@ -39,7 +39,7 @@ def test_a_page_is_at_the_root_and_read_back(tmp_path: Path) -> None:
     assert store.held(KEY, {"subject_report": "1" * 64}) == set()
 
 
-def test_pages_of_subjects_whose_names_begin_alike_are_kept_apart(tmp_path: Path) -> None:
+def test_pages_of_subjects_whose_names_begin_alike_are_separate(tmp_path: Path) -> None:
     store = written(tmp_path, "<p>first</p>", SubjectKey("01"))
     written(tmp_path, "<p>second</p>", SubjectKey("01", "02"))
     store.remove("subject_report", SubjectKey("01"))

@@ -48,7 +48,7 @@ def build_asset(derivative: Derivative, settings: PipelineSettings) -> AssetsDef
         pool=derivative.pool_name(settings),
         check_specs=check_specs(derivative),
     )
-    # Returns a MaterializeResult. The annotation would tell Dagster that a step with checks has no value to store.
+    # Returns a MaterializeResult. With that annotation, Dagster would take a step with checks for one without a value.
     def step(context: AssetExecutionContext, **inputs: Any):  # type: ignore[no-untyped-def]
         deferred = inputs if derivative.is_partitioned else deferred_group_inputs(context, derivative, settings)
         return run_step(context, derivative, code, settings, deferred)

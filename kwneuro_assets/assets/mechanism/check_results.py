@@ -29,7 +29,7 @@ _COLUMNS = TableSchema([TableColumn(name) for name in ("metric", "value", "limit
 
 
 def check_specs(derivative: Derivative) -> list[AssetCheckSpec]:
-    """The declared checks. None blocks what is downstream: a warning is a reason to look, not to stop."""
+    """The declared checks. None blocks what is downstream: a warning is a reason to review, not to stop."""
     checks = derivative.checks
     if checks is None:
         return []
