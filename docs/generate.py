@@ -204,7 +204,8 @@ def files_page() -> str:
         "# Files and sidecars",
         "Files of a subject are stored in `sub-LABEL/[ses-LABEL/]dwi/`, those of the cohort at the root of the store; "
         "`<p>` is `sub-LABEL[_ses-LABEL]`. Every derivative has one JSON sidecar, written last, and all but pages and "
-        "tables of the cohort have a figure (`<stem>_figure.png`). [Storage](../storage.md) describes how they are written.",
+        "tables of the cohort have a figure (`<stem>_figure.png`). [Storage](../storage.md) describes how they are "
+        "written.",
     ]
     for derivative in (*ALL_DERIVATIVES, *GROUP_DERIVATIVES):
         files = "\n".join(f"- `{file}`" for file in _files(derivative))

@@ -30,8 +30,9 @@ from kwneuro_assets.versioning.source_names import MASK, SCAN, source_names
 DESCRIPTIONS = {
     SCAN: """Raw DWI series of a subject with its gradient table, read in place from the source dataset.
 
-The data version covers what is read: image, b-values, b-vectors, the used fields of the JSON sidecar, the selected runs,
-`source.subsample`, and the QC values that preprocessing left beside the images. Several runs are joined. Nothing is copied.
+The data version covers what is read: image, b-values, b-vectors, the used fields of the JSON sidecar, the selected
+runs, `source.subsample`, and the QC values that preprocessing left beside the images. Several runs are joined. Nothing
+is copied.
 
 | content | unit |
 |---|---|

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,12 @@ from kwneuro_assets.reports.cohort_content import CohortContent, Failure
 from kwneuro_assets.reports.cohort_page import cohort_page
 from kwneuro_assets.subjects import SubjectKey
 from kwneuro_assets_tests.reports.synthetic_cohort import outliers_of, synthetic_cohort, with_outliers
+from kwneuro_assets_tests.testkit.axe import axe_script
 
 pytestmark = pytest.mark.slow
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
-AXE = Path("/tmp/js/axe-core-4.14.1.tgz")  # offline: skips without it
 MANY = 10_000
 LIMIT_FACTOR = 3  # of the times that hold on an idle machine with two cores: tests share theirs with other processes
 OPENS_MS, UPDATES_MS = 3000 * LIMIT_FACTOR, 300 * LIMIT_FACTOR
@@ -364,12 +363,7 @@ def test_hostile_texts_are_shown_as_text(opened: Opened) -> None:
 
 
 def test_axe_finds_no_serious_violation(opened: Opened) -> None:
-    if not AXE.exists():
-        pytest.skip(f"{AXE} is absent")
-    with tarfile.open(AXE) as archive:
-        source = archive.extractfile("package/axe.min.js")
-        assert source
-        script = source.read().decode()
+    script = axe_script()
     for scheme in ("light", "dark"):
         page = opened(synthetic_cohort(20, 12, groups=3, images=()), color_scheme=scheme)
         page.keyboard.press("j")

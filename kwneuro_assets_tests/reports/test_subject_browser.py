@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 import shutil
-import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from kwneuro_assets.reports.content import SubjectContent
 from kwneuro_assets.reports.static_files import NIIVUE, static_text
 from kwneuro_assets.reports.subject_page import subject_page
 from kwneuro_assets.reports.viewer_volumes import viewer_volumes
+from kwneuro_assets_tests.testkit.axe import axe_script
 from kwneuro_assets_tests.testkit.subject_contents import content_of, hostile_content
 from kwneuro_assets_tests.testkit.viewer_subjects import GRIDS, MARKER, subject_on
 
@@ -30,7 +30,6 @@ ARGUMENTS = [
     "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-first-run",
     "--disable-background-networking", "--disable-sync",
 ]  # fmt: skip
-AXE = Path("/tmp/js/axe-core-4.14.1.tgz")  # offline: skips without it
 TIMEOUT = 60  # seconds, on a machine that other tests use, too
 FIGURES = ("sub-01_desc-denoised_dwi_figure.png", "sub-01_model-tensor_dwimap_figure.png")
 
@@ -292,14 +291,10 @@ def test_the_policy_stops_a_script_that_would_be_injected(browser: Browser) -> N
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_violation(browser: Browser, scheme: str) -> None:
-    if not AXE.exists():
-        pytest.skip(f"{AXE} is not on this machine")
+    script = axe_script()
     page = browser.open(content_of(viewer_volumes(**subject_on("LAS"))), color_scheme=scheme)
     page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
-    with tarfile.open(AXE) as archive:
-        member = archive.extractfile("package/axe.min.js")
-        assert member is not None
-        page.evaluate(member.read().decode())
+    page.evaluate(script)
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']}).then(result => result.violations)")
     assert [(one["id"], one["impact"], [node["html"][:200] for node in one["nodes"]]) for one in found] == []
 
