@@ -10,7 +10,7 @@ from typing import Literal
 
 from dagster import DagsterInstance
 
-from kwneuro_assets.assets import derivatives
+from kwneuro_assets.assets import COHORT_DERIVATIVES, derivatives
 from kwneuro_assets.cli.console import RunConsole, console, print_results
 from kwneuro_assets.cli.demo_tables import print_cohort_scores, print_scores
 from kwneuro_assets.cli.project_folder import use_project_folder
@@ -24,7 +24,7 @@ from kwneuro_assets.demo.truth import Score, score
 from kwneuro_assets.ingestion.ingest import ingest
 from kwneuro_assets.settings import PipelineSettings
 from kwneuro_assets.storage.store import DerivativeStore
-from kwneuro_assets.subjects import SubjectKey, parse_key
+from kwneuro_assets.subjects import GROUP, SubjectKey, parse_key
 from kwneuro_assets.weights import WeightsError, require
 
 SETTINGS = """\
@@ -44,7 +44,7 @@ Dataset = Literal["synthetic", "sherbrooke"]
 
 
 def run_demo(home: Path, dataset: Dataset, store: str | None = None, subjects: int = 1) -> bool:
-    """Write the dataset to `home/source` and compute all derivatives; returns whether all of them succeeded.
+    """Write the dataset to `home/source`, compute all derivatives and build the reports; returns whether all succeeded.
 
     `subjects` is the number of synthetic heads. The derivatives are stored in `home/store`, or in `store`. The folder
     is a project like any other: `kwneuro-assets --home HOME ui` opens it.
@@ -57,7 +57,8 @@ def run_demo(home: Path, dataset: Dataset, store: str | None = None, subjects: i
         assets = computable(settings, assets)
     with DagsterInstance.get() as instance:
         ingest(instance, settings)
-        results = update_cohort(instance, settings, keys, Request(assets), RunConsole)
+        pages = [derivative.name for derivative in COHORT_DERIVATIVES]
+        results = update_cohort(instance, settings, keys, Request([*assets, *pages]), RunConsole)
     store_of_derivatives = DerivativeStore(settings.store.url)
     print_results([_with_note(store_of_derivatives, result) for result in results])
     scores = _scores(store_of_derivatives, source / "truth", keys, results)
@@ -66,6 +67,8 @@ def run_demo(home: Path, dataset: Dataset, store: str | None = None, subjects: i
     elif scores:
         print_cohort_scores(scores)
     console.print(f"\nThe derivatives are stored in {settings.store.url}")
+    page = store_of_derivatives.path("cohort_report", GROUP)
+    console.print(f"The reports of the subjects are linked in {page}", soft_wrap=True)
     console.print(f"Open the UI with: [bold]make ui[/]   (or: kwneuro-assets --home {home} ui)", soft_wrap=True)
     return all(result.succeeded for result in results)
 

@@ -47,7 +47,7 @@ class QualityLimitSettings(Section):
     max_outlier_volumes: int = Field(0, ge=0, le=10000, description="Maximum number of outlier volumes.")
     max_outlier_slices: int = Field(0, ge=0, le=100000, description="Maximum number of outlier slices.")
     max_residual_to_noise: float = Field(
-        2,
+        1.5,
         ge=1,
         le=100,
         description="Maximum residual of a shell in units of the noise of the b=0 volumes; 1 if noise is all there is.",

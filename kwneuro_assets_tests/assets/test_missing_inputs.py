@@ -222,16 +222,16 @@ def verdicts(lab: Lab) -> dict[str, bool]:
 
 def test_checks_are_recorded_for_the_subject_when_the_qc_row_is_computed_and_when_it_is_skipped(lab: Lab) -> None:
     lab.run(CHEAP)
-    one = lab.under(checks={"min_ndc": -1})
+    one = lab.under(checks={"max_mask_flat_face": 1})
     assert one.run(("dwi_qc",))["dwi_qc"].outcome == "materialized"
     assert verdicts(lab).keys() == DESCRIPTIONS.keys()
-    assert verdicts(lab)["acquisition"] is True
+    assert verdicts(lab)["mask"] is True
     before = lab.store.check("dwi_qc", SubjectKey.parse(lab.key))
 
-    strict = lab.under(checks={"min_ndc": 1})
+    strict = lab.under(checks={"max_mask_flat_face": 0})
     done = strict.run(("dwi_qc", "subject_report"))
     assert done["dwi_qc"].outcome == "skipped"
-    assert verdicts(lab)["acquisition"] is False, "the limit of the current settings"
+    assert verdicts(lab)["mask"] is False, "the limit of the current settings"
     assert lab.store.check("dwi_qc", SubjectKey.parse(lab.key)) == before
     assert done["subject_report"].outcome == "materialized", "a check that fails blocks nothing"
     assert {name: strict.status()[name].state for name in FROM_WHATEVER_EXISTS} == dict.fromkeys(

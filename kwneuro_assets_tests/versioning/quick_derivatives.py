@@ -206,10 +206,10 @@ def quick_derivatives(instance: DagsterInstance) -> Iterator[Behavior]:
     code._installed = functools.cache(real_lookup)  # it takes most of the time of a status and is constant here
     for one in DERIVATIVES:
         figure = _figure(one.name) if one.figure else None
-        replacements = {"compute": _replacement(one, behavior), "figure": figure, "summary": lambda *_: {}}
         checks = Checks(DESCRIPTIONS, _checks) if one.checks else None
-        # Independent of the real algorithm version, and without the dictionary of columns that the table lacks.
-        _change(one, version=1, checks=checks, dictionary=None, **replacements)
+        _change(one, compute=_replacement(one, behavior), figure=figure, summary=lambda *_: {}, checks=checks)
+        # Independent of the real algorithm version, and without a dictionary of columns that the table lacks.
+        _change(one, version=1, dictionary=None)
     try:
         yield behavior
     finally:

@@ -206,7 +206,7 @@ class Subject:
         newest = self.materialization(name)
         return tuple(key for key in self.world.may_be_missing(name) if newest is None or key not in newest.inputs)
 
-    def is_settled(self, name: str) -> bool:
+    def is_final(self, name: str) -> bool:
         """Whether nothing is to come from any input: each is up to date, or was left out and still does not exist."""
         left_out = self.left_out(name)
         return all(
@@ -226,7 +226,7 @@ class Subject:
             return "missing"
         if self.differs(name):
             return "stale"
-        if not self.is_settled(name):
+        if not self.is_final(name):
             return "stale-upstream"
         return "not-applicable" if newest.text.startswith(NONE) else "fresh"
 

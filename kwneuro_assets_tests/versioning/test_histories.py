@@ -35,6 +35,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from kwneuro_assets.assets import DERIVATIVES
+from kwneuro_assets.automation.stale_sensor import requests
 from kwneuro_assets.cohort.result import Result
 from kwneuro_assets.cohort.run import run_subject, subject_status, update_subject
 from kwneuro_assets.cohort.selection import with_upstream
@@ -43,7 +44,7 @@ from kwneuro_assets.imaging.content_hash import data_version
 from kwneuro_assets.ingestion.ingest import ingest
 from kwneuro_assets.launchers.liveness import PROCESS_TAG, end_dead_runs, this_process
 from kwneuro_assets.qc.checks import DESCRIPTIONS
-from kwneuro_assets.settings import PipelineSettings
+from kwneuro_assets.settings import AutomationSettings, PipelineSettings
 from kwneuro_assets.storage import checked_files
 from kwneuro_assets.storage.names import NAMES as STORED
 from kwneuro_assets.storage.store import DerivativeStore
@@ -90,6 +91,7 @@ FILES = {
     "smaller": "desc-brain_mask.nii.gz",
 }
 STEPS = 30  # per history
+ATTEMPTS = 2  # at a derivative that fails, by the sensor
 
 done: Counter[str] = Counter()  # how often each rule was applied, and what was compared
 
@@ -330,14 +332,41 @@ class Histories(RuleBasedStateMachine):
     @step(key=keys, wanted=selections, force=st.booleans())
     def run(self, key: str, wanted: frozenset[str], force: bool) -> None:
         """A run of these derivatives whatever their state, as from the UI."""
+        if self.subjects[key].is_present:
+            self.run_once(key, wanted, force=force)
+
+    def run_once(self, key: str, wanted: Collection[str], *, force: bool = False) -> None:
         subject, self.touched = self.subjects[key], key
-        if not subject.is_present:
-            return
         self.behavior.computed.clear()
         run_subject(self.instance, self.settings, key, [name for name in NAMES if name in wanted], force=force)
         [(run_id, started)] = self.new_runs()
         expected = model.play(subject, run_id, wanted, started, forced=wanted if force else ())
         self.compare([expected], [(run_id, started)])
+
+    @step(key=keys)
+    def automate(self, key: str) -> None:
+        """As the daemon: runs that the sensor requests, until it requests none. No input that fails or is missing for
+        good keeps it busy, or what is computed from whatever exists out of date.
+        """
+        subject = self.subjects[key]
+        if not subject.is_present or subject.has_active_run():
+            return
+        settings = self.settings.model_copy(
+            update={"automation": AutomationSettings(mode="all", attempts=ATTEMPTS, retry_minutes=0)}
+        )
+        for _ in range(ATTEMPTS * len(NAMES)):
+            found = cohort_status(self.instance, settings, DERIVATIVES, source_names(settings), [key])
+            wanted = requests(found, settings, time.time()).get(key)
+            if not wanted:
+                break
+            self.run_once(key, wanted)
+        else:
+            raise AssertionError(f"the sensor still requests {wanted}")
+        for name in FROM_WHATEVER_EXISTS:
+            status = found[key][name]
+            is_canceled = status.attempt is not None and status.attempt.state in ("canceled", "interrupted")
+            assert is_canceled or status.state in ("fresh", "not-applicable", "stale-upstream", "failed"), status
+            done[f"automated: {status.state}"] += 1
 
     @step(key=keys, name=names, how=hows, force=st.booleans())
     def end_during_a_step(self, key: str, name: str, how: How, force: bool) -> None:
@@ -624,7 +653,7 @@ def check_histories(machine: type[Histories], steps: int, *, repeatable: bool) -
 
 
 def test_states_equal_the_model_after_every_event() -> None:
-    check_histories(Histories, 60, repeatable=True)
+    check_histories(Histories, 30, repeatable=True)
 
 
 def test_states_equal_the_model_in_an_instance_on_sqlite() -> None:
@@ -682,6 +711,23 @@ def test_weights_that_change_vanish_and_return(cohort: Histories) -> None:
     cohort.update_one(key=key)
     assert "tract_endings" not in [*computed, *cohort.behavior.computed]
     cohort.check_all()
+
+
+def test_what_is_computed_from_whatever_exists_follows_an_input_that_fails_and_is_repaired(cohort: Histories) -> None:
+    subject = cohort.subjects[KEYS[0]]
+    cohort.break_a_step(name="noddi")
+    cohort.automate(key=KEYS[0])
+    cohort.check_all()
+    assert "noddi" in subject.left_out("dwi_qc")
+    assert subject.state("noddi") == "failed"
+    assert subject.out_of_date(FROM_WHATEVER_EXISTS) == []
+    cohort.repair_the_steps()
+    cohort.run(key=KEYS[0], wanted=frozenset({"noddi"}), force=False)
+    cohort.check_all()
+    assert [subject.state(name) for name in FROM_WHATEVER_EXISTS] == ["stale", "stale"]
+    cohort.automate(key=KEYS[0])
+    cohort.check_all()
+    assert subject.out_of_date(NAMES) == []
 
 
 def version_without_effect(subject: Subject, name: str) -> int:

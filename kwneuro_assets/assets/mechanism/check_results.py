@@ -59,11 +59,12 @@ def _result(name: str, passed: bool, metadata: Mapping[str, MetadataValue[Any]])
 
 
 def _metadata(check: Check) -> dict[str, MetadataValue[Any]]:
-    """What is wrong in words, the values beyond their limits as numbers, and the table of all metrics."""
+    """What is wrong in words, the values beyond their limits as numbers, and the table of metrics that have a limit."""
     beyond = {one.metric: float(one.value) for one in check.warnings if isinstance(one.value, (int, float))}
     rows = [
         TableRecord({"metric": one.metric, "value": _shown(one.value), "limit": one.limit, "verdict": one.verdict})
         for one in sorted(check.findings, key=lambda one: one.verdict != "warn")
+        if one.limit
     ]
     messages = "\n".join(f"- {one.message}" for one in check.warnings)
     return {
