@@ -10,6 +10,7 @@
     make bench ARGS="automation --help"               # ticks of the stale-derivatives sensor over thousands of subjects
     make bench ARGS="ingestion --help"                # ticks of the ingestion sensor over thousands of subjects
     make bench ARGS="event_log --help"                # only writes the event log of thousands of subjects
+    make bench ARGS="quality --help"                  # QC metrics and reports of a subject and of a cohort
     make bench ARGS="bits --help"                     # environments that change the last bits of a derivative
     make bench ARGS="noise --help"                    # fiber directions at several noise levels
     make bench ARGS="directions --help"               # fiber directions and tissue fractions against ground truth
@@ -57,6 +58,7 @@ OTHERS = (
     "automation",
     "ingestion",
     "event_log",
+    "quality",
     "bits",
     "noise",
     "directions",

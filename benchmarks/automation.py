@@ -36,8 +36,9 @@ from kwneuro_assets_tests.testkit.ticking import create_runs, requested_steps, t
 
 CHANGED = 50
 FRESH = "fresh.json"  # in the folder of a cohort, written last: the subjects that are fresh
-# No subjects that the sensor would materialize; failed derivatives have used all attempts.
-FRACTIONS = {"changed": 0.0, "missing": 0.0, "new": 0.0}
+# No subjects that the sensor would materialize; failed derivatives have used all attempts. Where one never succeeded,
+# the sensor requests what is computed without it.
+FRACTIONS = {"changed": 0.0, "missing": 0.0, "new": 0.0, "never_succeeded": 0.0}
 SETTINGS = "automation: {attempts: 1}\n"
 
 

@@ -203,8 +203,9 @@ def update_subject(
         # Only once per derivative: if it is missing again at once, another run would not help.
         wanted = out_of_date(states, assets) if missing - recomputed else []
         recomputed |= missing
-    left_out = _without_failed(settings, assets, results)
-    if left_out:
+    tried: set[str] = set()
+    while left_out := [name for name in _without_failed(settings, assets, results) if name not in tried]:
+        tried.update(left_out)  # again if one of them fails that others can lack
         results |= {one.asset: one for one in _run(instance, settings, subject, left_out, progress, ())}
         states = subject_status(instance, settings, subject)
     reported = [name for name in assets if name in named or name in results]

@@ -400,7 +400,7 @@ def _not_in_sql(storage: object) -> TypeError:
 
 def _rows(instance: DagsterInstance, query: Any) -> Sequence[Any]:
     with _event_log(instance).index_connection() as connection:
-        return list(connection.execute(query))
+        return connection.execute(query).all()  # iterating would fetch one row at a time
 
 
 def _after_figure(instance: DagsterInstance) -> Any:

@@ -121,18 +121,18 @@ Records = Mapping[str, Mapping[str, Record]]
 def _records(instance: DagsterInstance, events: Collection[Newest], assets: Collection[str]) -> Records:
     """The records of these events, by asset and subject. Equal strings share memory."""
     texts: dict[str, str] = {}
-
-    def shared(text: str) -> str:
-        return texts.setdefault(text, text)
-
+    shared = texts.setdefault
     by_id = {event.id: event for event in events}
     records: dict[str, dict[str, Record]] = {name: {} for name in assets}
     for event_id, text in event_texts(instance, by_id):
         records[by_id[event_id].asset][by_id[event_id].partition] = Record(
             event_id,
-            shared(text.tag(DATA_VERSION_TAG) or ""),
-            shared(text.tag(CODE_VERSION_TAG) or ""),
-            {shared(name): shared(version) for name, version in (text.metadata(INPUT_DATA_VERSIONS) or {}).items()},
+            shared(data_version := text.tag(DATA_VERSION_TAG) or "", data_version),
+            shared(code_version := text.tag(CODE_VERSION_TAG) or "", code_version),
+            {
+                shared(name, name): shared(version, version)
+                for name, version in (text.metadata(INPUT_DATA_VERSIONS) or {}).items()
+            },
             text.metadata(NOT_APPLICABLE),
         )
     return records

@@ -42,7 +42,12 @@ MINUTE = 60.0
 def computing(derivative: Derivative, compute: Callable[..., Value]) -> Iterator[None]:
     """Within the block, another function computes the derivative; its settings and inputs stay the same."""
     before = derivative.compute
-    object.__setattr__(derivative, "compute", functools.wraps(before)(compute))
+
+    @functools.wraps(before)
+    def other(**arguments: Any) -> Value:
+        return compute(**arguments)
+
+    object.__setattr__(derivative, "compute", other)
     try:
         yield
     finally:
@@ -123,6 +128,20 @@ def test_a_second_command_tries_noddi_again_and_computes_nothing_else(home: Home
         done = home(*RUN)
     assert done.exit_code == FAILED
     assert outcomes(done.stdout) == {**dict.fromkeys(NAMES, "skipped"), "noddi": "failed"}
+
+
+def test_the_report_is_written_if_noddi_and_the_qc_row_fail(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    write_dataset(home.folder / "source", [KEY])
+    with computing(noddi, fails), computing(dwi_qc, fails):
+        done = home(*RUN)
+    assert done.exit_code == FAILED, done.output
+    assert outcomes(done.stdout) == {
+        **dict.fromkeys(CHEAP, "materialized"),
+        "noddi": "failed",
+        "dwi_qc": "failed",
+        "subject_report": "materialized",
+    }
 
 
 def test_status_says_that_noddi_exists_now_and_a_run_brings_the_qc_row_up_to_date(home: Home) -> None:

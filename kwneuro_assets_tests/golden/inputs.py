@@ -22,6 +22,7 @@ from kwneuro_assets.ingestion.read_mask import read_mask
 from kwneuro_assets.ingestion.read_source import read_dwi
 from kwneuro_assets.resources.step_networks import StepNetworks
 from kwneuro_assets.settings import NetworkSettings, PipelineSettings, SourceSettings
+from kwneuro_assets.settings.bundles import BUNDLES
 from kwneuro_assets.subjects import SubjectKey
 from kwneuro_assets_tests.testkit import small_dataset
 from kwneuro_assets_tests.testkit.small_networks import shrink_tractseg, write_nnunet, write_tractseg
@@ -45,11 +46,13 @@ class Inputs:
         self.folder = folder
 
     def value(self, asset: str, variant: str = "") -> Any:
-        """The input `asset`. `variant` is `single-tissue` for the response of one shell."""
+        """The input `asset`. `variant` is `single-tissue` for the response of one shell. For peaks and tract masks,
+        it is `head` for those on the grid of the DWI.
+        """
         if asset in ("fiber_response", "group_response"):
             contrast = 0.9 if asset == "group_response" else 1.0
             return fiber(contrast=contrast) if variant == "single-tissue" else tissues(contrast=contrast)
-        return getattr(self, asset)
+        return getattr(self, f"{asset}_on_head" if variant == "head" else asset)
 
     @functools.cached_property
     def dwi(self) -> Dwi:
@@ -89,6 +92,44 @@ class Inputs:
         affine = np.diag([-2.5, 2.5, 2.5, 1])
         affine[:3, 3] = (24, -30, -20)
         return MapSet({"peaks": Volume(peaks, affine)})
+
+    @functools.cached_property
+    def dti(self) -> MapSet:
+        """Random eigenvalues in the brain, some of them negative, and FA, some above 1."""
+        random = np.random.default_rng(3)
+        evals = -np.sort(-random.uniform(-0.05e-3, 1.7e-3, (*SHAPE, 3)).round(6), axis=3)
+        fa = random.uniform(0, 1.05, SHAPE).round(3)
+        return self._maps(evals=evals, fa=fa, md=evals.mean(axis=3).round(7))
+
+    @functools.cached_property
+    def noddi(self) -> MapSet:
+        """Random maps in the brain, with the error of the fit."""
+        random = np.random.default_rng(4)
+        maps = {name: random.uniform(0, 1, SHAPE).round(3) for name in ("ndi", "odi", "fwf", "rmse")}
+        return self._maps(**maps, direction=random.normal(size=(*SHAPE, 3)).round(3))
+
+    @functools.cached_property
+    def csd_peaks_on_head(self) -> MapSet:
+        """Random peaks in the brain, up to three in a voxel, and fractions of white matter."""
+        random = np.random.default_rng(5)
+        values = random.uniform(0.1, 1, (*SHAPE, 3)).round(3) * (random.uniform(size=(*SHAPE, 3)) < 0.6)
+        values = -np.sort(-values, axis=3)
+        peaks = np.repeat(values, 3, axis=3) * np.tile([0.6, 0.0, 0.8], 3)
+        return self._maps(peaks=peaks, peakvalues=values, wmfraction=random.uniform(size=SHAPE).round(3))
+
+    @functools.cached_property
+    def tract_masks_on_head(self) -> Volume:
+        """Each bundle is a box; one is empty."""
+        bundles = np.zeros((*SHAPE, len(BUNDLES)), np.uint8)
+        for number in range(1, len(BUNDLES)):
+            bundles[7 : 9 + number % 5, 9 : 11 + number % 4, 8 : 10 + number % 7, number] = 1
+        return Volume(bundles, self.dwi.affine, BUNDLES)
+
+    def _maps(self, **arrays: NDArray[np.float64]) -> MapSet:
+        """Maps of zeros outside of the brain, on the grid of the DWI."""
+        brain, affine = self.brain_mask.array > 0, self.dwi.affine
+        inside = {name: array * brain.reshape(SHAPE + (1,) * (array.ndim - 3)) for name, array in arrays.items()}
+        return MapSet({name: Volume(array.astype(np.float32), affine) for name, array in inside.items()})
 
     @property
     def mni_alignment(self) -> RigidTransform:

@@ -17,13 +17,18 @@ from typing import Any
 import sqlalchemy as sql
 from dagster import DagsterInstance
 from dagster._core.events.log import EventLogEntry  # checked with dagster 1.13.27
-from dagster._core.storage.event_log.schema import AssetEventTagsTable, SqlEventLogStorageTable
+from dagster._core.storage.event_log.schema import (
+    AssetCheckExecutionsTable,
+    AssetEventTagsTable,
+    SqlEventLogStorageTable,
+)
 from dagster._core.storage.runs.schema import RunsTable, RunTagsTable, SnapshotsTable
 from dagster._serdes import deserialize_value
 
 from kwneuro_assets.versioning.staleness import State
 from kwneuro_assets_tests.testkit.run_templates import (
     NAMES,
+    CheckTemplate,
     EventTemplate,
     Row,
     RunTemplate,
@@ -109,6 +114,8 @@ class CohortWriter:
         }
         tags = {key: value.fill(filled) for key, value in event.tags}
         storage_id = self._tables.add_event(row, event, tags, all_events)
+        if event.check and event.mirrored:
+            self._tables.add_check(event.check, row, values["subject"], self._newest)
         if event.asset and event.row["dagster_event_type"] in ("ASSET_MATERIALIZATION", "ASSET_OBSERVATION"):
             self._newest[event.asset] = storage_id
 
@@ -121,7 +128,10 @@ class _Tables:
         with self._events.index_connection() as connection:
             newest = connection.execute(sql.select(sql.func.max(SqlEventLogStorageTable.c.id))).scalar()
         self._id = newest or 0
-        self._index: dict[sql.Table, list[Row]] = {SqlEventLogStorageTable: [], AssetEventTagsTable: []}
+        self._index: dict[sql.Table, list[Row]] = {
+            table: [] for table in (SqlEventLogStorageTable, AssetEventTagsTable, AssetCheckExecutionsTable)
+        }
+        self._executions: dict[tuple[str, str, str], Row] = {}  # of checks, by run, asset and check
         self._run_rows: dict[sql.Table, list[Row]] = {RunsTable: [], RunTagsTable: []}
         self._shards: dict[str, list[Row]] = {}
         self._empty_shard: bytes | None = None
@@ -148,6 +158,24 @@ class _Tables:
             if event.asset:
                 self._last[event.asset, row["dagster_event_type"]] = self._id, row["event"]
         return self._id
+
+    def add_check(self, check: CheckTemplate, row: Row, subject: str, newest: Mapping[str, int]) -> None:
+        """The execution of a check has one row, that of its newest event, which was added last.
+
+        `newest` has the ids of the newest materializations by asset: the checked one is among them.
+        """
+        key = (row["run_id"], check.asset_key, check.name)
+        if key not in self._executions:
+            self._executions[key] = {"asset_key": check.asset_key, "check_name": check.name, "run_id": row["run_id"]}
+            self._index[AssetCheckExecutionsTable].append(self._executions[key])
+        self._executions[key] |= {
+            "partition": subject,
+            "execution_status": check.status,
+            "evaluation_event": row["event"],
+            "evaluation_event_timestamp": row["timestamp"],
+            "evaluation_event_storage_id": self._id,
+            "materialization_event_storage_id": newest[check.asset] if check.was_evaluated else None,
+        }
 
     def add_run(self, template: RunTemplate, values: Mapping[str, str], started: float) -> None:
         assert template.run is not None
@@ -180,6 +208,7 @@ class _Tables:
     def _flush(self) -> None:
         with self._events.index_connection() as connection:
             _insert(connection, self._index)
+        self._executions.clear()
         with self._runs.connect() as connection:
             _insert(connection, self._run_rows)
         for run_id, rows in self._shards.items():

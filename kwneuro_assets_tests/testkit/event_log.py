@@ -19,7 +19,7 @@ from kwneuro_assets.settings import PipelineSettings
 from kwneuro_assets.versioning.partitions import PARTITIONS
 from kwneuro_assets.versioning.staleness import State
 from kwneuro_assets_tests.testkit.bulk_rows import CohortWriter, SubjectHistory, copy_snapshots
-from kwneuro_assets_tests.testkit.run_templates import FIRST_STEPS, NAMES, SELECTED, templates
+from kwneuro_assets_tests.testkit.run_templates import FIRST_STEPS, NAMES, OF_WHATEVER_EXISTS, SELECTED, templates
 
 __all__ = ["KINDS", "NAMES", "SELECTED", "Kind", "RunLogs", "SubjectHistory", "write_cohort"]
 
@@ -47,14 +47,17 @@ KINDS: dict[str, Kind] = {
     "changed": Kind(
         0.02,
         ("first scan", "complete", "observe"),
-        {"denoised_dwi": "stale", "fiber_response": "stale", "csd_peaks": "stale"},
+        dict.fromkeys(("denoised_dwi", "fiber_response", "csd_peaks", *OF_WHATEVER_EXISTS), "stale"),
     ),
     "outdated": Kind(0.02, ("first scan", "old settings"), {"dti": "stale", "csd_peaks": "stale"}),
     "failed": Kind(0.01, ("first scan", "complete", "failing"), {"csd_peaks": "failed"}),
     "never_succeeded": Kind(
         0.005,
         ("first scan", "failing"),
-        {"csd_peaks": "failed", **dict.fromkeys(("tract_masks", "tract_endings", "tract_orientations"), "missing")},
+        {
+            "csd_peaks": "failed",
+            **dict.fromkeys(("tract_masks", "tract_endings", "tract_orientations", *OF_WHATEVER_EXISTS), "missing"),
+        },
     ),
     "running": Kind(0.002, ("first scan", "in progress"), dict.fromkeys(set(NAMES) - set(FIRST_STEPS), "running")),
     "missing": Kind(0.03, ("first scan", "selection"), dict.fromkeys(set(NAMES) - set(SELECTED), "missing")),
@@ -62,7 +65,7 @@ KINDS: dict[str, Kind] = {
     "not_applicable": Kind(
         0.05,
         ("first scan", "not applicable"),
-        dict.fromkeys(set(NAMES) - set(SELECTED), "not-applicable"),
+        dict.fromkeys(set(NAMES) - {*SELECTED, *OF_WHATEVER_EXISTS}, "not-applicable"),
     ),
 }
 

@@ -9,39 +9,40 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import re
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import sqlalchemy as sql
-from dagster import AssetSelection, DagsterInstance, DagsterRun, DagsterRunStatus, Definitions
-from dagster._core.events import ASSET_EVENTS, EVENT_TYPE_TO_PIPELINE_RUN_STATUS  # checked with dagster 1.13.27
+from dagster import AssetSelection, DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, Definitions
+from dagster._core.events import (  # checked with dagster 1.13.27
+    ASSET_CHECK_EVENTS,
+    ASSET_EVENTS,
+    EVENT_TYPE_TO_PIPELINE_RUN_STATUS,
+)
 from dagster._core.events.log import EventLogEntry
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.event_log.schema import AssetEventTagsTable, SqlEventLogStorageTable
 from dagster._core.storage.runs.schema import RunsTable, RunTagsTable, SnapshotsTable
 from dagster._serdes import deserialize_value, serialize_value
 
 from kwneuro_assets.assets import DERIVATIVES
-from kwneuro_assets.assets.derivative import Derivative
 from kwneuro_assets.assets.mechanism.building import build_asset
 from kwneuro_assets.assets.mechanism.freshness import FORCE_TAG
 from kwneuro_assets.assets.source import build_source_assets
 from kwneuro_assets.definitions import build
-from kwneuro_assets.errors import ActionableError
-from kwneuro_assets.imaging import MapSet, NotApplicable, ResponseFunction, Volume
 from kwneuro_assets.imaging.content_hash import Value
 from kwneuro_assets.ingestion.ingest import ingest
 from kwneuro_assets.resources.network_weights import digests_in_use
 from kwneuro_assets.resources.step_networks import StepNetworks
 from kwneuro_assets.settings import PipelineSettings
 from kwneuro_assets.versioning.records import CODE_VERSION_TAG, DATA_VERSION_TAG
-from kwneuro_assets_tests.testkit.small_dataset import AFFINES, head, write_dataset, write_series
+from kwneuro_assets_tests.testkit.small_dataset import write_dataset, write_series
+from kwneuro_assets_tests.testkit.stand_ins import STAND_INS, failing, not_applicable, with_stand_in
 
 Row = dict[str, Any]
 
@@ -50,6 +51,7 @@ OLD_SETTINGS: dict[str, dict[str, object]] = {"dti": {"max_bvalue": 1000}, "csd"
 FIRST_STEPS = ("denoised_dwi", "mean_b0")  # in the order of execution
 SELECTED = (*FIRST_STEPS, "brain_mask", "dti")
 NAMES = tuple(derivative.name for derivative in DERIVATIVES)
+OF_WHATEVER_EXISTS = tuple(derivative.name for derivative in DERIVATIVES if derivative.may_be_missing)
 
 
 class TextTemplate:
@@ -65,6 +67,17 @@ class TextTemplate:
 
 
 @dataclass(frozen=True)
+class CheckTemplate:
+    """What an event says about an asset check: it is planned, or was evaluated."""
+
+    asset: str
+    asset_key: str  # as in the database
+    name: str
+    status: str  # of the execution
+    was_evaluated: bool
+
+
+@dataclass(frozen=True)
 class EventTemplate:
     """A row of `event_logs`, the event's text and its tags."""
 
@@ -72,6 +85,7 @@ class EventTemplate:
     text: TextTemplate
     tags: tuple[tuple[str, TextTemplate], ...]
     asset: str | None
+    check: CheckTemplate | None
     mirrored: bool  # in the index of a storage that has a file for each run
 
 
@@ -108,9 +122,9 @@ def templates() -> tuple[dict[str, RunTemplate], list[Row]]:
             "complete": model.template(complete),
             "in progress": model.template(complete, finished_steps=len(FIRST_STEPS)),
             "old settings": model.template(model.run(tree=OLD_SETTINGS)),
-            "failing": model.template(model.run(csd_peaks=_failing)),
+            "failing": model.template(model.run(csd_peaks=failing)),
             "selection": model.template(model.run(SELECTED)),
-            "not applicable": model.template(model.run(noddi=_not_applicable, fiber_response=_not_applicable)),
+            "not applicable": model.template(model.run(noddi=not_applicable, fiber_response=not_applicable)),
         }
         with sql_storage(scratch.run_storage).connect() as connection:
             snapshots = [_without_id(row) for row in rows_of(connection, SnapshotsTable)]
@@ -137,11 +151,11 @@ class _ModelSubject:
         """Execute a run of these assets and return its id; `computed` replaces stand-ins."""
         settings = self.settings(tree)
         real = build(settings)
-        stand_ins = {**_STAND_INS, **computed}
+        stand_ins = {**STAND_INS, **computed}
         definitions = Definitions(
             assets=[
                 *build_source_assets(settings),
-                *(build_asset(_with_stand_in(one, stand_ins), settings) for one in DERIVATIVES),
+                *(build_asset(with_stand_in(one, stand_ins), settings) for one in DERIVATIVES),
             ],
             resources=real.resources,
             executor=real.executor,
@@ -215,6 +229,8 @@ class _Parameterization:
         for literal, placeholder in self._texts.items():
             text = text.replace(literal, placeholder)
         text = re.sub(r'("timestamp": )[\d.]+', "\\1\0time\0", text)
+        # The materialization that was checked is the newest one of the asset at this moment.
+        text = re.sub(r'(AssetCheckEvaluation", .*?"path": \["(\w+)"\].*?"storage_id": )\d+', "\\1\0newest \\2\0", text)
         text = re.sub(r'("dagster/input_event_pointer/(\w+)": ")\d+', "\\1\0newest \\2\0", text)
         return TextTemplate(re.sub(r"(image/webp;base64,)[\w+/=]+", "\\1\0figure\0", text))
 
@@ -225,11 +241,30 @@ def _event(row: Row, tags: list[Row], parameterized: _Parameterization) -> Event
         text=parameterized(row["event"]),
         tags=tuple((tag["key"], parameterized(tag["value"])) for tag in tags if tag["event_id"] == row["id"]),
         asset=_asset(row["asset_key"]),
+        check=_check(row),
         mirrored=row["dagster_event_type"] in _MIRRORED,
     )
 
 
-_MIRRORED = {event_type.value for event_type in (*ASSET_EVENTS, *EVENT_TYPE_TO_PIPELINE_RUN_STATUS)}
+_MIRRORED = {
+    event_type.value for event_type in (*ASSET_EVENTS, *ASSET_CHECK_EVENTS, *EVENT_TYPE_TO_PIPELINE_RUN_STATUS)
+}
+
+
+def _check(row: Row) -> CheckTemplate | None:
+    if row["dagster_event_type"] not in {event_type.value for event_type in ASSET_CHECK_EVENTS}:
+        return None
+    event = deserialize_value(row["event"], EventLogEntry).get_dagster_event()
+    check: Any = event.event_specific_data
+    was_evaluated = event.event_type == DagsterEventType.ASSET_CHECK_EVALUATION
+    if not was_evaluated:
+        status = AssetCheckExecutionRecordStatus.PLANNED
+    elif check.passed:
+        status = AssetCheckExecutionRecordStatus.SUCCEEDED
+    else:
+        status = AssetCheckExecutionRecordStatus.FAILED
+    key = check.asset_key
+    return CheckTemplate(key.to_user_string(), key.to_string(), check.check_name, status.value, was_evaluated)
 
 
 def _recorded(row: Row) -> Any:
@@ -266,47 +301,3 @@ def _without_id(row: Row) -> Row:
 def _asset(key: str | None) -> str | None:
     """The name of an asset from its key in a database: `["dti"]`."""
     return key.strip('["]') if key else None
-
-
-# Stand-ins for results that take a network or minutes: values of the right type on the model subject's grid.
-
-
-def _map(*entries: int) -> Volume:
-    inside = head().reshape(*head().shape, *(1 for _ in entries))
-    return Volume(np.where(inside, np.float32(0.5), np.zeros(entries, np.float32)), AFFINES["right-handed"])
-
-
-def _masks(count: int) -> Volume:
-    return Volume(np.repeat(head()[..., None], count, axis=3), AFFINES["right-handed"], tuple(map(str, range(count))))
-
-
-_STAND_INS: dict[str, Callable[[], Value]] = {
-    "brain_mask": lambda: Volume(head(), AFFINES["right-handed"]),
-    "noddi": lambda: MapSet({**{name: _map() for name in ("ndi", "odi", "fwf")}, "direction": _map(3)}),
-    "fiber_response": lambda: ResponseFunction(np.array([1000.0, -300.0, 50.0]), 2000.0, 100),
-    "csd_peaks": lambda: MapSet({"peaks": _map(9), "peakvalues": _map(3)}),
-    "tract_masks": lambda: _masks(72),
-    "tract_endings": lambda: _masks(144),
-    "tract_orientations": lambda: _map(216),
-}
-
-
-def _failing() -> Value:
-    raise ActionableError("the response function is larger than the signal of every voxel")
-
-
-def _not_applicable() -> Value:
-    return NotApplicable("needs a shell that the DWI does not have")
-
-
-def _with_stand_in(real: Derivative, stand_ins: Mapping[str, Callable[[], Value]]) -> Derivative:
-    """The derivative with its own inputs, settings and versions, an empty figure, and its stand-in if it has one."""
-    from PIL import Image
-
-    encoded = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(encoded, "PNG")
-    quick = replace(real, figure=lambda *_: encoded.getvalue())
-    if real.name not in stand_ins:
-        return quick
-    value = stand_ins[real.name]
-    return replace(quick, compute=functools.wraps(real.compute)(lambda **_: value()))

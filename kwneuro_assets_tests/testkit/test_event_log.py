@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sql
-from dagster import AssetKey, AssetObservation, AssetRecordsFilter, DagsterEventType, DagsterInstance, DagsterRunStatus
+from dagster import (
+    AssetCheckKey,
+    AssetKey,
+    AssetObservation,
+    AssetRecordsFilter,
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRunStatus,
+)
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.event_api import PartitionKeyFilter
 from dagster._core.events.log import EventLogEntry
 from dagster._core.execution.stats import StepEventStatus
 from dagster._core.loader import LoadingContextForTest
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.event_log.schema import AssetEventTagsTable, SqlEventLogStorageTable
 from dagster._serdes import deserialize_value
 
 from kwneuro_assets.assets import DERIVATIVES
 from kwneuro_assets.definitions import build
+from kwneuro_assets.qc.checks import DESCRIPTIONS
 from kwneuro_assets.settings import PipelineSettings
 from kwneuro_assets.versioning.partitions import PARTITIONS
 from kwneuro_assets.versioning.records import CODE_VERSION_TAG, DATA_VERSION_TAG
 from kwneuro_assets.versioning.staleness import cohort_status
 from kwneuro_assets_tests.testkit.event_log import KINDS, NAMES, SubjectHistory, write_cohort
+from kwneuro_assets_tests.testkit.run_templates import OF_WHATEVER_EXISTS
 
 if TYPE_CHECKING:
     from kwneuro_assets_tests.testkit.postgres_server import PostgresServer
@@ -121,6 +134,27 @@ def test_attempts_without_materialization_failed_or_are_running(instance: Dagste
         assert [run.status for run in found][-1:] == [DagsterRunStatus(last)] * bool(found)
 
 
+def test_dagster_reads_the_executions_of_checks_and_what_they_checked(
+    instance: DagsterInstance, cohort: Cohort
+) -> None:
+    storage, asset = instance.event_log_storage, AssetKey("dwi_qc")
+    newest = storage.get_latest_storage_id_by_partition(asset, DagsterEventType.ASSET_MATERIALIZATION)
+    assert set(newest) == {subject for subject, written in cohort.items() if "dwi_qc" in written.data_versions}
+    not_reached = {*last_of(cohort, "failed"), *last_of(cohort, "never_succeeded"), *last_of(cohort, "running")}
+    for subject, name in itertools.product(cohort, DESCRIPTIONS):
+        found = storage.get_asset_check_execution_history(
+            AssetCheckKey(asset, name), limit=9, partition_filter=PartitionKeyFilter(key=subject)
+        )
+        planned = [one for one in found if one.status == AssetCheckExecutionRecordStatus.PLANNED]
+        assert len(planned) == (subject in not_reached)
+        assert {one.run_id for one in planned} <= set(cohort[subject].runs[-1:])
+        evaluated: list[Any] = [one.evaluation for one in found if one not in planned]
+        assert [one.target_materialization_data.storage_id for one in evaluated[:1]] == [
+            newest[key] for key in newest if key == subject
+        ]
+        assert {one.partition for one in evaluated} <= {subject}
+
+
 def test_the_cohort_status_has_the_states_of_each_kind(instance: DagsterInstance, cohort: Cohort) -> None:
     found = cohort_status(instance, PipelineSettings(), DERIVATIVES, ["dwi"], cohort)
     for subject, written in cohort.items():
@@ -171,7 +205,7 @@ def test_dagster_continues_the_history(instance: DagsterInstance, cohort: Cohort
         )
         assert statuses(instance, graph, subject)[subject] == {
             **before,
-            **dict.fromkeys(("denoised_dwi", "fiber_response", "csd_peaks"), status),
+            **dict.fromkeys(("denoised_dwi", "fiber_response", "csd_peaks", *OF_WHATEVER_EXISTS), status),
         }
 
 

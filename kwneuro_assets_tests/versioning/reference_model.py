@@ -192,12 +192,19 @@ class Subject:
 
     def differs(self, name: str) -> bool:
         """Whether code, parameters or inputs differ from those of its newest materialization."""
+        return self.has_changed(name) or self.has_new_input(name)
+
+    def has_new_input(self, name: str) -> bool:
+        """Whether an input exists now that was left out."""
+        return any(self.recorded(key) is not None for key in self.left_out(name))
+
+    def has_changed(self, name: str) -> bool:
+        """Whether code, parameters or the inputs that were not left out differ."""
         newest = self.materialization(name)
         assert newest is not None
-        left_out = self.left_out(name)
-        if newest.code != self.world.code(name) or {*newest.inputs, *left_out} != set(self.world.inputs(name)):
+        if newest.code != self.world.code(name):
             return True
-        if any(self.recorded(key) is not None for key in left_out):
+        if {*newest.inputs, *self.left_out(name)} != set(self.world.inputs(name)):
             return True
         return any(self.recorded(key) not in (None, text) for key, text in newest.inputs.items())
 
@@ -408,7 +415,7 @@ def update(
     trust_log: bool = False,
     end: tuple[str, str] | None = None,
 ) -> list[ExpectedRun]:
-    """All runs of a command: one, and another one whenever a requested derivative was found missing; at last one of the
+    """All runs of a command: one, and another one whenever a requested derivative was found missing; at last those of
     derivatives that did not start because an input failed without which they can be computed.
 
     `next_run` returns the id of the next run in Dagster, and its steps in the order in which they started.
@@ -429,9 +436,12 @@ def update(
         steps |= subject.runs[run].steps
         forced = ()
         wanted = subject.out_of_date(names) if runs[-1].missing & set(names) else []
-    if remaining := _without_failed(subject, names, steps):
+    while remaining := _without_failed(subject, names, steps):
         run, order = next_run()
         runs.append(play(subject, run, remaining, order, end=end))
+        if runs[-1].ended_early:
+            break
+        steps |= subject.runs[run].steps
     return runs
 
 
