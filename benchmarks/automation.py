@@ -3,9 +3,10 @@
     make bench ARGS="automation"                                  # 10,000 subjects: two minutes to write, 1.6 GB
     make bench ARGS="automation --subjects 1000 --scratch DIR"    # stores the cohort in DIR for later benchmarks
 
-There are three ticks, each in a new process, as after a restart of the code server. In the first, there is nothing to
-request: some subjects failed too often or are stale after a change of settings, and for some the run has died, which
-this tick detects. In the second, the data of 50 subjects have changed. In the third, the runs of these 50 are queued. A
+There are three ticks, each in a new process, as after a restart of the code server. In the first, nothing is new: some
+subjects failed too often or are stale after a change of settings, and for some the run has died, which this tick
+detects. Only the QC of subjects whose derivative failed for good is requested. In the second, the data of 50 subjects
+have changed. In the third, all these runs are queued. A
 tick is everything that the code server does, including Dagster's checks of the requests. Each tick is timed twice.
 """
 
@@ -31,14 +32,16 @@ from rich.table import Table
 
 from kwneuro_assets.cli.project_folder import use_project_folder
 from kwneuro_assets.versioning.records import DATA_VERSION_TAG
-from kwneuro_assets_tests.testkit.event_log import NAMES, write_cohort
+from kwneuro_assets_tests.testkit.event_log import KINDS, NAMES, write_cohort
+from kwneuro_assets_tests.testkit.run_templates import OF_WHATEVER_EXISTS
 from kwneuro_assets_tests.testkit.ticking import create_runs, requested_steps, tick
 
 CHANGED = 50
-FRESH = "fresh.json"  # in the folder of a cohort, written last: the subjects that are fresh
-# No subjects that the sensor would materialize; failed derivatives have used all attempts. Where one never succeeded,
-# the sensor requests what is computed without it.
-FRACTIONS = {"changed": 0.0, "missing": 0.0, "new": 0.0, "never_succeeded": 0.0}
+SUBJECTS = "subjects.json"  # in the folder of a cohort, written last: the subjects of each kind
+# No subjects that the sensor would materialize; failed derivatives have used all attempts.
+FRACTIONS = {"changed": 0.0, "missing": 0.0, "new": 0.0}
+# Kinds with a failed derivative that has no value: the sensor requests what is computed without it.
+LACKING = ("never_succeeded", "running")
 SETTINGS = "automation: {attempts: 1}\n"
 
 
@@ -51,14 +54,17 @@ def main(words: list[str]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary) / "home"
         stored = (arguments.scratch or Path(temporary)).absolute() / f"cohort-{arguments.subjects}"
-        if not (stored / FRESH).exists():
+        if not (stored / SUBJECTS).exists():
             _in_new_process("write", stored, arguments.subjects)
         shutil.copytree(stored, home)
-        rows = [_row("nothing to do", _in_new_process("tick", home), [])]
-        changed = _in_new_process("change", home)
+        kinds = json.loads((stored / SUBJECTS).read_text())
+        lacking = dict.fromkeys([key for kind in LACKING for key in kinds[kind]], ",".join(OF_WHATEVER_EXISTS))
+        rows = [_row("nothing new", _in_new_process("tick", home), lacking)]
+        # Every derivative is downstream of dwi.
+        changed = lacking | dict.fromkeys(_in_new_process("change", home), ",".join(NAMES))
         rows.append(_row(f"{CHANGED} changed", _in_new_process("tick", home), changed))
         _in_new_process("queue", home)
-        rows.append(_row(f"runs of these {CHANGED} queued", _in_new_process("tick", home), []))
+        rows.append(_row("all these runs queued", _in_new_process("tick", home), {}))
     _print(rows)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
@@ -66,9 +72,9 @@ def main(words: list[str]) -> None:
         sys.exit("a tick did not request the expected runs")
 
 
-def _row(tick: str, found: dict[str, Any], subjects: list[str]) -> dict[str, Any]:
-    correct = found["requested"] == dict.fromkeys(subjects, ",".join(NAMES))  # every derivative is downstream of dwi
-    return {"tick": tick, **found, "requested": len(found["requested"]), "correct": correct}
+def _row(tick: str, found: dict[str, Any], expected: dict[str, str]) -> dict[str, Any]:
+    """`expected` has the comma-separated derivatives of each requested run, by subject."""
+    return {"tick": tick, **found, "requested": len(found["requested"]), "correct": found["requested"] == expected}
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
@@ -94,7 +100,8 @@ def _in_new_process(what: str, home: Path, *words: object) -> Any:
 
 def _write(instance: DagsterInstance, home: Path, subjects: str) -> None:
     cohort = write_cohort(instance, int(subjects), fractions=FRACTIONS)
-    (home / FRESH).write_text(json.dumps([key for key, one in cohort.items() if one.kind == "fresh"]))
+    kinds = {kind: [key for key, one in cohort.items() if one.kind == kind] for kind in KINDS}
+    (home / SUBJECTS).write_text(json.dumps(kinds))
 
 
 def _tick(instance: DagsterInstance, home: Path) -> dict[str, Any]:
@@ -115,7 +122,7 @@ def _tick(instance: DagsterInstance, home: Path) -> dict[str, Any]:
 
 def _change(instance: DagsterInstance, home: Path) -> list[str]:
     """Record new content of `dwi` for some fresh subjects, as `ingest` does; returns the subjects."""
-    chosen = sorted(random.Random(0).sample(json.loads((home / FRESH).read_text()), CHANGED))
+    chosen = sorted(random.Random(0).sample(json.loads((home / SUBJECTS).read_text())["fresh"], CHANGED))
     for subject in chosen:
         observation = AssetObservation("dwi", partition=subject, tags={DATA_VERSION_TAG: "0" * 64})
         instance.report_runless_asset_event(observation)

@@ -23,7 +23,7 @@ from benchmarks.process import report
 REPETITIONS = 5
 QUALITY = "quality"  # the asset group
 # Nothing that the sensor would request, as in benchmarks.automation: the tick is the reading of the states.
-FRACTIONS = {"changed": 0.0, "missing": 0.0, "new": 0.0, "never_succeeded": 0.0}
+FRACTIONS = {"changed": 0.0, "missing": 0.0, "new": 0.0, "never_succeeded": 0.0, "running": 0.0}
 SETTINGS = "automation: {attempts: 1}\n"
 
 

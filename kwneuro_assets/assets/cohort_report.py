@@ -25,6 +25,7 @@ from kwneuro_assets.versioning.source_names import source_names
 from kwneuro_assets.versioning.staleness import CohortStatus, cohort_status, count_states
 
 QC, REPORT = "dwi_qc", "subject_report"
+MAX_NOTES = 20  # of a file of participants that is another format altogether, each line is a problem
 
 
 @derivative(
@@ -47,7 +48,8 @@ def cohort_report(cohort_qc: Table, settings: CohortSettings, limits: QualityLim
     |---|---|
     | HTML page at the root of the store, which links to the reports of the subjects | |
     """
-    name, groups = _groups(read_participants(project.settings.source), cohort_qc, settings)
+    participants = read_participants(project.settings.source)
+    name, groups = _groups(participants, cohort_qc, settings)
     states = _states(project)
     keys = [key_of(row) for row in cohort_qc.rows()]
     content = CohortContent(
@@ -83,6 +85,7 @@ def cohort_report(cohort_qc: Table, settings: CohortSettings, limits: QualityLim
         ratings_file=settings.ratings or "ratings.tsv",
         reports=frozenset(_with(states, REPORT)),
         images=frozenset(_with(states, QC)),
+        notes=participants.problems[:MAX_NOTES],
     )
     return Report(cohort_page(content))
 

@@ -30,6 +30,7 @@ def report(home: Path | None, subjects: tuple[str, ...], opens: bool) -> None:
     The exit code is 1 if a page could not be built.
     """
     from kwneuro_assets.assets import COHORT_DERIVATIVES
+    from kwneuro_assets.assets.cohort_qc import ratings_of
     from kwneuro_assets.cli.console import RunConsole, print_results
     from kwneuro_assets.cohort.run import Request, update_cohort
     from kwneuro_assets.cohort.status import usable_subjects
@@ -46,6 +47,8 @@ def report(home: Path | None, subjects: tuple[str, ...], opens: bool) -> None:
                 raise click.ClickException(f"{key} has no report: {reason}")
         if not known:
             raise click.ClickException(f"there are no subjects yet: `run` ingests {settings.source.url}")
+        if not subjects:
+            ratings_of(settings.cohort)  # a file that cannot be read ends the command before it computes anything
         pages = [] if subjects else [derivative.name for derivative in COHORT_DERIVATIVES]
         request = Request(["dwi_qc", "subject_report", *pages], only=True, with_group=not subjects)
         results = update_cohort(instance, settings, subjects or known, request, RunConsole)

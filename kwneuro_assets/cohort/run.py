@@ -195,13 +195,13 @@ def update_subject(
     results: dict[str, Result] = {}
     recomputed = {name for name in assets if states[name].is_missing_from_store}
     forced = set(named) if force else set()
-    wanted = [name for name in assets if name in forced or not states[name].is_up_to_date]
+    wanted = _to_compute(settings, assets, forced.union(out_of_date(states, assets)))
     while wanted:
         results |= {one.asset: one for one in _run(instance, settings, subject, wanted, progress, forced)}
         states, forced = subject_status(instance, settings, subject), set()
         missing = {name for name in assets if states[name].is_missing_from_store}
         # Only once per derivative: if it is missing again at once, another run would not help.
-        wanted = out_of_date(states, assets) if missing - recomputed else []
+        wanted = _to_compute(settings, assets, out_of_date(states, assets)) if missing - recomputed else []
         recomputed |= missing
     tried: set[str] = set()
     while left_out := [name for name in _without_failed(settings, assets, results) if name not in tried]:
@@ -211,6 +211,15 @@ def update_subject(
     reported = [name for name in assets if name in named or name in results]
     outcomes = [results.get(name) or skipped_result(subject, name, states[name]) for name in reported]
     return [replace(_with_reason(one, states), added=one.asset in added) for one in outcomes]
+
+
+def _to_compute(settings: PipelineSettings, assets: Sequence[str], wanted: Collection[str]) -> list[str]:
+    """Those of `assets` that are wanted, and those that were up to date without an input that is computed now."""
+    chosen = set(wanted)
+    for derivative in derivatives(settings):
+        if derivative.name in assets and chosen.intersection(derivative.may_be_missing):
+            chosen.add(derivative.name)
+    return [name for name in assets if name in chosen]
 
 
 def _without_failed(settings: PipelineSettings, assets: Sequence[str], results: Mapping[str, Result]) -> list[str]:

@@ -43,7 +43,7 @@ class Table:
     kinds: Mapping[str, Kind]
 
     def __post_init__(self) -> None:
-        names = [_checked_text(name, "name of a column") for name in self.columns]
+        names = [_checked_name(name) for name in self.columns]
         if not names:
             raise InvalidData("table", expected="at least one column", found="none")
         if set(names) != set(self.kinds):
@@ -95,32 +95,47 @@ def _checked_cells(name: str, kind: Kind, cells: Sequence[Cell]) -> tuple[Cell, 
         raise InvalidData(f"kind of column {name!r}", expected=f"one of {', '.join(_CHECKS)}", found=repr(kind))
     if isinstance(cells, str):  # a sequence of its characters, too
         raise InvalidData(f"column {name!r}", expected="a sequence of cells", found=f"the text {cells!r}")
-    check = _CHECKS[kind]
-    return tuple(
-        None if cell is None else check(cell, f"column {name!r}, row {number}") for number, cell in enumerate(cells, 1)
-    )
+    check, checked = _CHECKS[kind], list[Cell]()
+    for number, cell in enumerate(cells, 1):
+        try:
+            checked.append(None if cell is None else check(cell))
+        except _Refused as refused:  # only then is the message composed: a cohort has millions of cells
+            where = f"column {name!r}, row {number}"
+            raise InvalidData(where, expected=str(refused), found=repr(cell)) from None
+    return tuple(checked)
 
 
-def _checked_integer(cell: object, where: str) -> int:
+def _checked_name(name: object) -> str:
+    try:
+        return _checked_text(name)
+    except _Refused as refused:
+        raise InvalidData("name of a column", expected=str(refused), found=repr(name)) from None
+
+
+class _Refused(ValueError):
+    """A cell that is not allowed; the message says what is expected."""
+
+
+def _checked_integer(cell: object) -> int:
     if not isinstance(cell, Integral) or isinstance(cell, bool) or not -_INTEGER_LIMIT <= int(cell) < _INTEGER_LIMIT:
-        raise InvalidData(where, expected="an integer of 64 bits, or None for a missing value", found=repr(cell))
+        raise _Refused("an integer of 64 bits, or None for a missing value")
     return int(cell)
 
 
-def _checked_number(cell: object, where: str) -> float:
-    if isinstance(cell, Real) and not isinstance(cell, bool):
+def _checked_number(cell: object) -> float:
+    if isinstance(cell, (float, Real)) and not isinstance(cell, bool):
         try:
             number = float(cell)
         except OverflowError:
             number = math.inf
         if math.isfinite(number) and number == cell:
             return number + 0.0  # negative zero becomes zero: equal tables have equal files
-    raise InvalidData(where, expected="a finite number of float64, or None for a missing value", found=repr(cell))
+    raise _Refused("a finite number of float64, or None for a missing value")
 
 
-def _checked_text(cell: object, where: str) -> str:
+def _checked_text(cell: object) -> str:
     if not isinstance(cell, str):
-        raise InvalidData(where, expected="text", found=repr(cell))
+        raise _Refused("text")
     if (
         cell in ("", MISSING)
         or cell.startswith('"')
@@ -128,11 +143,7 @@ def _checked_text(cell: object, where: str) -> str:
         or cell.splitlines() != [cell]
         or not _encodes(cell)
     ):
-        raise InvalidData(
-            where,
-            expected=f"text in one line, not empty, not {MISSING!r}, without tabs, not starting with a double quote",
-            found=repr(cell),
-        )
+        raise _Refused(f"text in one line, not empty, not {MISSING!r}, without tabs, not starting with a double quote")
     return str(cell)
 
 
@@ -144,7 +155,7 @@ def _encodes(text: str) -> bool:
     return True
 
 
-_CHECKS: dict[str, Callable[[object, str], Cell]] = {
+_CHECKS: dict[str, Callable[[object], Cell]] = {
     "integer": _checked_integer,
     "number": _checked_number,
     "text": _checked_text,

@@ -14,8 +14,8 @@ from kwneuro_assets.qc.metrics import CheckName
 Verdict = Literal["pass", "warn", "n/a", "information"]
 
 DESCRIPTIONS: Mapping[CheckName, str] = {
-    "acquisition": "The gradient table fits the image, and neighboring volumes resemble each other.",
-    "artifacts": "No slice, volume or voxel of the DWI series has too little or too much signal.",
+    "acquisition": "The gradient table fits the image.",
+    "artifacts": "No slice, volume or voxel of the DWI series differs from what the other volumes predict.",
     "mask": "The brain mask is one piece that covers the brain.",
     "model": "The fitted models have values that are physically possible.",
 }

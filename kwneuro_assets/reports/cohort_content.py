@@ -50,6 +50,7 @@ class CohortContent:
         ratings: The ratings that the last run read. Those of subjects without a row are saved again, too.
         ratings_file: Where the user puts the saved ratings, for the next run to read.
         reports: The subjects that have a report, `<key>.html` beside the page.
+        notes: What could not be used, such as lines of `participants.tsv`.
         images: The subjects that have a QC figure, `sub-01[/ses-02]/dwi/<key>_desc-image_qc_figure.png` from the page.
 
     Raises InvalidData if two rows have one subject, a row has none, a column has no metric, or the scores do not
@@ -72,6 +73,7 @@ class CohortContent:
     ratings_file: str = "ratings.tsv"
     reports: Collection[str] = frozenset()
     images: Collection[str] = frozenset()
+    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         _require_participants(self.table)

@@ -30,7 +30,7 @@ PLACE = (
     0.2,
 )  # of the crosshair, where CST and CC cross: from the center of the grid, relative to its size
 COLORS = 256  # of the images: a third of the bytes, and no difference that is seen
-SETTLED = 2  # seconds until a page is drawn: the viewer without a graphics card, images when they come into view
+DRAWN = 2  # seconds until a page is drawn: the viewer without a graphics card, images when they come into view
 
 
 def take(home: Path, images: Path) -> None:
@@ -89,7 +89,7 @@ def checks(page: Any, address: str) -> bytes:
 def shot(page: Any) -> bytes:
     """What is in view, once it is drawn: the first screenshot after scrolling may have a part of it."""
     page.screenshot()
-    time.sleep(SETTLED)
+    time.sleep(DRAWN)
     return bytes(page.screenshot())
 
 

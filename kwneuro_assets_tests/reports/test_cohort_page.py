@@ -233,3 +233,8 @@ def test_a_cohort_too_small_for_outliers_says_so() -> None:
 def test_a_cohort_without_subjects_has_a_page() -> None:
     content = small({"participant_id": [], "a": []}, {"participant_id": "text", "a": "number"})
     assert "0 subjects" in cohort_page(content)
+
+
+def test_notes_are_shown_as_text() -> None:
+    page = cohort_page(replace(synthetic_cohort(3, 2), notes=("participants.tsv, line 3: expected <2> cells",)))
+    assert "<li>participants.tsv, line 3: expected &lt;2&gt; cells</li>" in page

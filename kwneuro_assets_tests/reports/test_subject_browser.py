@@ -38,8 +38,10 @@ class Browser:
     """Opens pages in a folder like that of a store; collects errors of the console and requests beyond the folder."""
 
     def __init__(self, chromium: Any, folder: Path) -> None:
-        self.folder, self.problems = folder, []
-        self._chromium, self._contexts = chromium, []
+        self.folder = folder
+        self.problems: list[str] = []
+        self._chromium = chromium
+        self._contexts: list[Any] = []
         (folder / ".assets").mkdir()
         (folder / ".assets" / NIIVUE).write_text(static_text(NIIVUE), encoding="utf-8")
         (folder / "sub-01" / "dwi").mkdir(parents=True)

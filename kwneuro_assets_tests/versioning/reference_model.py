@@ -427,7 +427,7 @@ def update(
         return []
     runs: list[ExpectedRun] = []
     steps: dict[str, StepState] = {}  # of the newest run that had it
-    wanted = [name for name in names if name in forced or not subject.is_up_to_date(name)]
+    wanted = _to_compute(subject, names, forced)
     while wanted:
         run, order = next_run()
         runs.append(play(subject, run, wanted, order, forced=forced, end=end))
@@ -435,7 +435,7 @@ def update(
             return runs  # and with it the command
         steps |= subject.runs[run].steps
         forced = ()
-        wanted = subject.out_of_date(names) if runs[-1].missing & set(names) else []
+        wanted = _to_compute(subject, names) if runs[-1].missing & set(names) else []
     while remaining := _without_failed(subject, names, steps):
         run, order = next_run()
         runs.append(play(subject, run, remaining, order, end=end))
@@ -443,6 +443,16 @@ def update(
             break
         steps |= subject.runs[run].steps
     return runs
+
+
+def _to_compute(subject: Subject, names: Collection[str], forced: Collection[str] = ()) -> list[str]:
+    """What is out of date or forced, and what may soon be: one of its inputs that may be missing is computed, too."""
+    wanted: list[str] = []
+    for name in NAMES:
+        is_wanted = name in forced or not subject.is_up_to_date(name)
+        if name in names and (is_wanted or any(key in wanted for key in subject.world.may_be_missing(name))):
+            wanted.append(name)
+    return wanted
 
 
 def _without_failed(subject: Subject, names: Collection[str], steps: Mapping[str, StepState]) -> list[str]:

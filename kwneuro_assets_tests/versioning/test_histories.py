@@ -731,6 +731,19 @@ def test_what_is_computed_from_whatever_exists_follows_an_input_that_fails_and_i
     assert subject.out_of_date(NAMES) == []
 
 
+def test_one_command_computes_a_repaired_input_and_what_was_up_to_date_without_it(cohort: Histories) -> None:
+    subject = cohort.subjects[KEYS[0]]
+    cohort.break_a_step(name="noddi")
+    cohort.update_by_the_log(key=KEYS[0])
+    cohort.check_all()
+    assert subject.out_of_date(NAMES) == ["noddi"]
+    cohort.repair_the_steps()
+    cohort.update_by_the_log(key=KEYS[0])
+    cohort.check_all()
+    assert subject.out_of_date(NAMES) == []
+    assert subject.left_out("dwi_qc") == ()
+
+
 def version_without_effect(subject: Subject, name: str) -> int:
     """A new algorithm version with an unchanged result."""
     before = subject.ideal(name)

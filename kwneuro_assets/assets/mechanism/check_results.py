@@ -66,9 +66,9 @@ def _metadata(check: Check) -> dict[str, MetadataValue[Any]]:
         for one in sorted(check.findings, key=lambda one: one.verdict != "warn")
         if one.limit
     ]
-    messages = "\n".join(f"- {one.message}" for one in check.warnings)
+    messages = "\n".join(dict.fromkeys(one.message for one in check.warnings))
     return {
-        **({"warnings": MetadataValue.md(messages)} if messages else {}),
+        **({"warnings": MetadataValue.text(messages)} if messages else {}),
         **{
             name: MetadataValue.float(float(value)) for name, value in beyond.items() if isinstance(value, (int, float))
         },
