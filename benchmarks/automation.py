@@ -6,8 +6,8 @@
 There are three ticks, each in a new process, as after a restart of the code server. In the first, nothing is new: some
 subjects failed too often or are stale after a change of settings, and for some the run has died, which this tick
 detects. Only the QC of subjects whose derivative failed for good is requested. In the second, the data of 50 subjects
-have changed. In the third, all these runs are queued. A
-tick is everything that the code server does, including Dagster's checks of the requests. Each tick is timed twice.
+have changed. In the third, all these runs are queued. A tick is everything that the code server does, including
+Dagster's checks of the requests. Each tick is timed twice.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SUBJECTS = "subjects.json"  # in the folder of a cohort, written last: the subje
 FRACTIONS = {"changed": 0.0, "missing": 0.0, "new": 0.0}
 # Kinds with a failed derivative that has no value: the sensor requests what is computed without it.
 LACKING = ("never_succeeded", "running")
-SETTINGS = "automation: {attempts: 1}\n"
+SETTINGS = "automation: {attempts: 1, max_runs: 1000}\n"
 
 
 def main(words: list[str]) -> None:

@@ -31,8 +31,8 @@ def leave_out_quality() -> None:
     """Remove the derivatives of quality control; other modules must not have been imported yet."""
     from kwneuro_assets import assets
 
-    kept = [one for one in assets.ALL_DERIVATIVES if one.group != QUALITY]
-    assets.ALL_DERIVATIVES = tuple(kept)
+    others = [one for one in assets.ALL_DERIVATIVES if one.group != QUALITY]
+    assets.ALL_DERIVATIVES = tuple(others)
     assets.DERIVATIVES = tuple(one for one in assets.DERIVATIVES if one.group != QUALITY)
     assets.COHORT_DERIVATIVES = ()  # type: ignore[assignment]
     assets.GROUP_DERIVATIVES = (assets.GROUP_DERIVATIVE,)  # type: ignore[assignment]
