@@ -203,9 +203,10 @@ def update_subject(
         # Only once per derivative: if it is missing again at once, another run would not help.
         wanted = _to_compute(settings, assets, out_of_date(states, assets)) if missing - recomputed else []
         recomputed |= missing
-    tried: set[str] = set()
-    while left_out := [name for name in _without_failed(settings, assets, results) if name not in tried]:
-        tried.update(left_out)  # again if one of them fails that others can lack
+    tried: list[str] = []
+    # Again if one of them fails that others can lack; not if the run ended before its first step.
+    while (left_out := _without_failed(settings, assets, results)) and left_out != tried:
+        tried = left_out
         results |= {one.asset: one for one in _run(instance, settings, subject, left_out, progress, ())}
         states = subject_status(instance, settings, subject)
     reported = [name for name in assets if name in named or name in results]
