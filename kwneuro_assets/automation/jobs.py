@@ -16,7 +16,7 @@ from pydantic import Field
 
 from kwneuro_assets.assets import derivatives
 from kwneuro_assets.assets.mechanism.freshness import FORCE_TAG
-from kwneuro_assets.cohort.selection import select, with_upstream
+from kwneuro_assets.cohort.selection import select, to_compute, with_upstream
 from kwneuro_assets.cohort.status import blocked_by_group, cohort_summary, status_of_usable
 from kwneuro_assets.launchers.liveness import BACKFILL_STEP, end_dead_runs, mark_process
 from kwneuro_assets.settings import PipelineSettings, load_settings
@@ -51,7 +51,8 @@ def request_stale_backfill(context: OpExecutionContext, config: StaleBackfillCon
     partitions: dict[str, list[str]] = {}
     subjects = 0
     for subject, row in states.items():
-        names = [] if has_active_run(row) else out_of_date(row, chosen)
+        due = [] if has_active_run(row) else out_of_date(row, chosen)
+        names = to_compute(settings, [name for name in row if name in chosen], due)
         subjects += bool(names)
         for name in names:
             partitions.setdefault(name, []).append(subject)

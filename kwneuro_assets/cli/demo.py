@@ -105,7 +105,8 @@ def computable(settings: PipelineSettings, assets: Sequence[str]) -> list[str]:
     """The derivatives except tracts whose weights cannot be fetched, or that need one of these; prints which."""
     absent: dict[str, str] = {}
     for derivative in derivatives(settings):
-        above = [absent[name] for name in derivative.inputs(settings) if name in absent]
+        needed = set(derivative.inputs(settings)) - derivative.may_be_missing
+        above = [absent[name] for name in absent if name in needed]
         if above:
             absent[derivative.name] = above[0]
             continue

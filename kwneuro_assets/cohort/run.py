@@ -15,7 +15,7 @@ from kwneuro_assets.assets.derivative import Derivative
 from kwneuro_assets.assets.group_response import OF, members
 from kwneuro_assets.assets.mechanism.freshness import FORCE_TAG
 from kwneuro_assets.cohort.result import Result, run_results, skipped_result
-from kwneuro_assets.cohort.selection import with_upstream
+from kwneuro_assets.cohort.selection import to_compute, with_upstream
 from kwneuro_assets.cohort.status import downstream_of_group, status_of, status_of_group
 from kwneuro_assets.launchers.liveness import PROCESS_TAG, this_process
 from kwneuro_assets.resources import build_resources
@@ -195,13 +195,13 @@ def update_subject(
     results: dict[str, Result] = {}
     recomputed = {name for name in assets if states[name].is_missing_from_store}
     forced = set(named) if force else set()
-    wanted = _to_compute(settings, assets, forced.union(out_of_date(states, assets)))
+    wanted = to_compute(settings, assets, forced.union(out_of_date(states, assets)))
     while wanted:
         results |= {one.asset: one for one in _run(instance, settings, subject, wanted, progress, forced)}
         states, forced = subject_status(instance, settings, subject), set()
         missing = {name for name in assets if states[name].is_missing_from_store}
         # Only once per derivative: if it is missing again at once, another run would not help.
-        wanted = _to_compute(settings, assets, out_of_date(states, assets)) if missing - recomputed else []
+        wanted = to_compute(settings, assets, out_of_date(states, assets)) if missing - recomputed else []
         recomputed |= missing
     tried: list[str] = []
     # Again if one of them fails that others can lack; not if the run ended before its first step.
@@ -212,15 +212,6 @@ def update_subject(
     reported = [name for name in assets if name in named or name in results]
     outcomes = [results.get(name) or skipped_result(subject, name, states[name]) for name in reported]
     return [replace(_with_reason(one, states), added=one.asset in added) for one in outcomes]
-
-
-def _to_compute(settings: PipelineSettings, assets: Sequence[str], wanted: Collection[str]) -> list[str]:
-    """Those of `assets` that are wanted, and those that were up to date without an input that is computed now."""
-    chosen = set(wanted)
-    for derivative in derivatives(settings):
-        if derivative.name in assets and chosen.intersection(derivative.may_be_missing):
-            chosen.add(derivative.name)
-    return [name for name in assets if name in chosen]
 
 
 def _without_failed(settings: PipelineSettings, assets: Sequence[str], results: Mapping[str, Result]) -> list[str]:

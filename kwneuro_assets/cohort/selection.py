@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from dagster import AssetSelection
 
@@ -80,6 +80,15 @@ def with_upstream(settings: PipelineSettings, names: Collection[str]) -> list[st
         if derivative.name in wanted:
             wanted.update(derivative.inputs(settings))
     return [name for name in _with_group(settings) if name in wanted]
+
+
+def to_compute(settings: PipelineSettings, assets: Sequence[str], wanted: Collection[str]) -> list[str]:
+    """Those of `assets` that are wanted, and those that were up to date without an input that is computed now."""
+    chosen = set(wanted)
+    for derivative in derivatives(settings):
+        if derivative.name in assets and chosen.intersection(derivative.may_be_missing):
+            chosen.add(derivative.name)
+    return [name for name in assets if name in chosen]
 
 
 def _of_subjects(settings: PipelineSettings) -> tuple[str, ...]:

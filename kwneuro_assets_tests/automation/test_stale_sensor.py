@@ -37,10 +37,11 @@ from kwneuro_assets_tests.testkit.ticking import create_run, create_runs, reques
 
 ALL = ",".join(NAMES)
 FROM_PEAKS = "csd_peaks,tract_masks,tract_endings,tract_orientations"
+WITHOUT_FAILED = "dwi_qc,subject_report"  # are computed from what exists
 WANTED = {  # by kind of history, if failures may be retried at once
     "changed": ALL,
-    "failed": FROM_PEAKS,
-    "never_succeeded": FROM_PEAKS,
+    "failed": f"{FROM_PEAKS},{WITHOUT_FAILED}",
+    "never_succeeded": f"{FROM_PEAKS},{WITHOUT_FAILED}",
     "missing": ",".join(name for name in NAMES if name not in SELECTED),
     "new": ALL,
 }
@@ -127,10 +128,14 @@ def test_a_change_of_settings_waits_for_the_user_unless_the_mode_is_all(
     write({**AT_ONCE, "mode": "all"})
     assert of_kinds(cohort, requested_steps(tick(instance))) == {
         **WANTED,
-        "outdated": "dti,csd_peaks,tract_masks,tract_endings,tract_orientations",
+        "outdated": f"dti,{FROM_PEAKS},{WITHOUT_FAILED}",
     }
     write(AT_ONCE, dti={"max_bvalue": 900})
-    assert of_kinds(cohort, requested_steps(tick(instance))) == WANTED, "all tensors are stale now"
+    # All tensors are stale now: those that are to be computed for another reason are, and QC waits for the others.
+    waiting = {
+        kind: WANTED[kind].removesuffix(f",{WITHOUT_FAILED}") for kind in ("failed", "never_succeeded", "missing")
+    }
+    assert of_kinds(cohort, requested_steps(tick(instance))) == {**WANTED, **waiting}
 
 
 def test_a_derivative_that_is_stale_by_settings_is_requested_when_its_data_change(
@@ -214,7 +219,8 @@ def test_derivatives_downstream_of_a_failure_wait_with_it(
 ) -> None:
     write({"retry_minutes": 60})
     assert of_kinds(cohort, requested_steps(tick(instance))) == {
-        kind: steps for kind, steps in WANTED.items() if kind not in ("failed", "never_succeeded")
+        **{kind: steps for kind, steps in WANTED.items() if kind != "failed"},
+        "never_succeeded": WITHOUT_FAILED,
     }
     fail(instance, subject, "fiber_response")
     write({"retry_minutes": 60, "mode": "all"}, csd={"max_peaks": 4}, dti={"max_bvalue": 900})
@@ -287,7 +293,7 @@ def test_a_tick_without_requests_gives_the_state_of_the_cohort(tmp_path: Path, w
         instance.add_dynamic_partitions(PARTITIONS, ["sub-01", "sub-02"])
         run = create_run(instance, "sub-01", ALL)
         instance.report_run_canceled(create_run(instance, "sub-02", ALL))
-        assert tick(instance).skip_message == "2 subjects: 10 missing, 10 running"
+        assert tick(instance).skip_message == "2 subjects: 12 missing, 12 running"
         instance.report_run_canceled(run)
 
 
