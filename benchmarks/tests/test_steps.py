@@ -81,7 +81,7 @@ def test_the_tensor_agrees_with_its_peers(setting: Setting) -> None:
     row = compared("tensor", setting, lambda message: None)
     dipy, mrtrix = row["peers"]
     assert row["seconds"] > 0
-    assert dipy["ratio"] == pytest.approx(dipy["seconds"] / row["seconds"], rel=0.01)
+    assert dipy["ratio"] == pytest.approx(dipy["seconds"] / row["seconds"], rel=0.01, abs=5e-4)
     fa, md = dipy["differences"]
     assert fa["largest"] < 1e-5  # float32
     assert md["largest"] < 1e-8

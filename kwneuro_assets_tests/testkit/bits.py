@@ -28,6 +28,7 @@ from kwneuro_assets.derivations.tensor import fit_tensor
 from kwneuro_assets.imaging import Dwi, GradientTable, MapSet, ResponseFunction, Volume
 from kwneuro_assets.imaging.content_hash import Value, data_version
 from kwneuro_assets.imaging.gradients import parse_bvals, parse_bvecs
+from kwneuro_assets.qc.row import qc_row
 from kwneuro_assets_tests.testkit.small_networks import write_tractseg
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,6 +76,7 @@ STEPS: dict[str, Callable[[Inputs], Value]] = {
     "tract_masks": lambda inputs: tracts.segment_tracts(inputs.peaks, weights=inputs.tractseg),
     "tract_endings": lambda inputs: tracts.segment_endings(inputs.peaks, weights=inputs.tractseg),
     "tract_orientations": lambda inputs: tracts.orientation_maps(inputs.peaks, inputs.bundles, weights=inputs.tractseg),
+    "dwi_qc": lambda inputs: qc_row(raw=inputs.dwi, denoised=patch2self(inputs.dwi), brain_mask=inputs.mask),
 }
 
 

@@ -111,7 +111,7 @@ class Behavior:
             return None
         if one.state == "not applicable":
             return f"{NONE}{one.reason}"
-        return self.texts[one.name, one.data_version]
+        return self.texts.get((one.name, one.data_version), one.data_version)  # of the source, any text will do
 
 
 def outcome(name: str, number: int, inputs: Mapping[str, str], parameters: Mapping[str, str]) -> str:

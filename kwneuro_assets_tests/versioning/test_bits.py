@@ -61,7 +61,9 @@ def differing(inputs: Path, steps: Sequence[str], before: str = "pass") -> dict[
 
 
 def test_every_derivative_is_compared() -> None:
-    assert {step.split()[0] for step in STEPS} == {derivative.name for derivative in DERIVATIVES}
+    # A report shows values of the others; its test compares the pages of equal contents.
+    compared = {derivative.name for derivative in DERIVATIVES} - {"subject_report"}
+    assert {step.split()[0] for step in STEPS} == compared
 
 
 def test_code_versions_are_the_same_in_every_process() -> None:
