@@ -25,7 +25,7 @@ from kwneuro_assets.derivations.denoise import patch2self
 from kwneuro_assets.derivations.noddi import fit_noddi
 from kwneuro_assets.derivations.response import estimate_response
 from kwneuro_assets.derivations.tensor import fit_tensor
-from kwneuro_assets.imaging import Dwi, GradientTable, MapSet, ResponseFunction, Volume
+from kwneuro_assets.imaging import Dwi, GradientTable, MapSet, ResponseFunction, Table, Volume
 from kwneuro_assets.imaging.content_hash import Value, data_version
 from kwneuro_assets.imaging.gradients import parse_bvals, parse_bvecs
 from kwneuro_assets.qc.row import qc_row
@@ -194,6 +194,9 @@ def _arrays(value: Value) -> dict[str, Any]:
         return {name: volume.array for name, volume in value.items()}
     if isinstance(value, ResponseFunction):
         return {"coefficients": value.coefficients}
+    if isinstance(value, Table):
+        numbers = {name: cells for name, cells in value.columns.items() if value.kinds[name] != "text"}
+        return {name: np.array(cells, np.float64) for name, cells in numbers.items()}
     return {"array": value.array} if isinstance(value, (Dwi, Volume)) else {}
 
 

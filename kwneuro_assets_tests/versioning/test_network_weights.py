@@ -100,7 +100,8 @@ def test_other_weights_make_exactly_their_users_stale_and_the_former_ones_make_t
 
     install(lab, "other weights", ("tractseg-masks",))
     after = lab.status()
-    changed = {"tract_masks": "stale", "tract_orientations": "stale-upstream"}
+    downstream = ("tract_orientations", "dwi_qc", "subject_report")
+    changed = {"tract_masks": "stale", **dict.fromkeys(downstream, "stale-upstream")}
     assert {name: status.state for name, status in after.items()} == before | changed
     expected = f"network weights tractseg-masks: was {sha256('some weights')[:8]}, now {sha256('other weights')[:8]}"
     assert after["tract_masks"].why == (expected,)
