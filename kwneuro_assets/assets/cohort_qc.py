@@ -10,12 +10,11 @@ from kwneuro_assets.assets.derivative import derivative
 from kwneuro_assets.assets.mechanism.group_inputs import MemberValues, Previous
 from kwneuro_assets.imaging import InvalidData, Table
 from kwneuro_assets.imaging.table import Cell
-from kwneuro_assets.ingestion.ingest_index import unusable_subjects
+from kwneuro_assets.ingestion.ingest_index import usable_subjects
 from kwneuro_assets.qc.catalog import data_dictionary
 from kwneuro_assets.qc.cohort_table import cohort_table, key_of
 from kwneuro_assets.qc.ratings import Rating, parse_ratings
 from kwneuro_assets.settings import CohortMemberSettings, PipelineSettings, SettingsError
-from kwneuro_assets.versioning.partitions import PARTITIONS
 
 
 def ratings_of(settings: CohortMemberSettings) -> dict[str, Rating]:
@@ -40,8 +39,7 @@ def cohort_members(instance: DagsterInstance, settings: PipelineSettings) -> lis
     """
     chosen = settings.cohort
     excluded = {key for key, rating in ratings_of(chosen).items() if rating.verdict in chosen.exclude}
-    known = set(instance.get_dynamic_partitions(PARTITIONS))
-    return sorted(known - unusable_subjects(instance, settings).keys() - excluded)
+    return [subject for subject in usable_subjects(instance, settings) if subject not in excluded]
 
 
 @derivative(

@@ -10,7 +10,7 @@ from kwneuro_assets.assets.cohort_qc import cohort_members, ratings_of
 from kwneuro_assets.assets.derivative import Project, derivative
 from kwneuro_assets.imaging import Report, Table
 from kwneuro_assets.imaging.table import Cell
-from kwneuro_assets.ingestion.ingest_index import unusable_subjects
+from kwneuro_assets.ingestion.ingest_index import unusable_subjects, usable_subjects
 from kwneuro_assets.ingestion.participants import Participants, read_participants
 from kwneuro_assets.qc.catalog import IDENTITY, column_metric
 from kwneuro_assets.qc.checks import evaluate
@@ -20,7 +20,6 @@ from kwneuro_assets.qc.outliers import outliers
 from kwneuro_assets.reports.cohort_content import CohortContent, Failure
 from kwneuro_assets.reports.cohort_page import cohort_page
 from kwneuro_assets.settings import CohortSettings, QualityLimitSettings
-from kwneuro_assets.versioning.partitions import PARTITIONS
 from kwneuro_assets.versioning.source_names import source_names
 from kwneuro_assets.versioning.staleness import CohortStatus, cohort_status, count_states
 
@@ -95,8 +94,7 @@ def _states(project: Project) -> CohortStatus:
     from kwneuro_assets.assets import derivatives
 
     instance, settings = project.instance, project.settings
-    known = set(instance.get_dynamic_partitions(PARTITIONS))
-    subjects = sorted(known - unusable_subjects(instance, settings).keys())
+    subjects = usable_subjects(instance, settings)
     return cohort_status(instance, settings, derivatives(settings), source_names(settings), subjects)
 
 

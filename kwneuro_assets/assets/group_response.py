@@ -12,9 +12,8 @@ from kwneuro_assets.derivations.group_response import Response, mean_response
 from kwneuro_assets.figures.subject import group_response_figure
 from kwneuro_assets.figures.summaries import group_response_summary
 from kwneuro_assets.imaging import NotApplicable
-from kwneuro_assets.ingestion.ingest_index import unusable_subjects
+from kwneuro_assets.ingestion.ingest_index import usable_subjects
 from kwneuro_assets.settings import GroupResponseSettings, PipelineSettings, SettingsError
-from kwneuro_assets.versioning.partitions import PARTITIONS
 
 OF = "fiber_response"
 
@@ -25,7 +24,7 @@ def members(instance: DagsterInstance, settings: PipelineSettings) -> list[str]:
 
     Raises SettingsError for a pattern of `csd.group_subjects` that matches no subject.
     """
-    present = sorted(set(instance.get_dynamic_partitions(PARTITIONS)) - unusable_subjects(instance, settings).keys())
+    present = usable_subjects(instance, settings)
     if settings.csd.group_subjects is None:
         return present
     patterns = [pattern.strip() for pattern in settings.csd.group_subjects.split(",")]

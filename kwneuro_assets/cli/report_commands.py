@@ -33,8 +33,7 @@ def report(home: Path | None, subjects: tuple[str, ...], opens: bool) -> None:
     from kwneuro_assets.assets.cohort_qc import ratings_of
     from kwneuro_assets.cli.console import RunConsole, print_results
     from kwneuro_assets.cohort.run import Request, update_cohort
-    from kwneuro_assets.cohort.status import usable_subjects
-    from kwneuro_assets.ingestion.ingest_index import unusable_subjects
+    from kwneuro_assets.ingestion.ingest_index import unusable_subjects, usable_subjects
     from kwneuro_assets.storage.pages import local_page
     from kwneuro_assets.subjects import GROUP, StoreKey, SubjectKey
 

@@ -8,9 +8,8 @@ from dagster import DagsterInstance
 
 from kwneuro_assets.assets import GROUP_DERIVATIVE, derivatives
 from kwneuro_assets.assets.derivative import Derivative
-from kwneuro_assets.ingestion.ingest_index import unusable_subjects
+from kwneuro_assets.ingestion.ingest_index import usable_subjects
 from kwneuro_assets.settings import PipelineSettings
-from kwneuro_assets.versioning.partitions import PARTITIONS
 from kwneuro_assets.versioning.records import is_missing_from_store, recorded
 from kwneuro_assets.versioning.source_names import source_names
 from kwneuro_assets.versioning.staleness import CohortStatus, Status, cohort_status, count_states, group_status
@@ -27,11 +26,6 @@ def status_of_usable(
     """The status of all subjects, or of these, without those that are quarantined or no longer in the source."""
     usable = usable_subjects(instance, settings)
     return status_of(instance, settings, [key for key in usable if not subjects or key in subjects])
-
-
-def usable_subjects(instance: DagsterInstance, settings: PipelineSettings) -> list[str]:
-    """The known subjects, sorted, without those that are quarantined or no longer in the source."""
-    return sorted(set(instance.get_dynamic_partitions(PARTITIONS)) - unusable_subjects(instance, settings).keys())
 
 
 def cohort_summary(states: CohortStatus, blocked: Collection[str] = ()) -> str:

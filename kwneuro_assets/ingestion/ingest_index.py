@@ -23,6 +23,7 @@ from kwneuro_assets.errors import ActionableError
 from kwneuro_assets.settings import PipelineSettings
 from kwneuro_assets.storage.location import canonical_url
 from kwneuro_assets.versioning.dagster_internals import acquire_lock, read_values, release_lock, write_values
+from kwneuro_assets.versioning.partitions import PARTITIONS
 from kwneuro_assets.versioning.source_names import SCAN
 
 LOCK_SECONDS = 90.0  # without a heartbeat, after which another process may acquire the lock
@@ -133,6 +134,11 @@ def scanned_subjects(instance: DagsterInstance, settings: PipelineSettings) -> d
 def unusable_subjects(instance: DagsterInstance, settings: PipelineSettings) -> dict[str, ScannedSubject]:
     """The last scan of the subjects that are quarantined or no longer in the source, by key, sorted."""
     return {key: one for key, one in scanned_subjects(instance, settings).items() if one.problem}
+
+
+def usable_subjects(instance: DagsterInstance, settings: PipelineSettings) -> list[str]:
+    """The known subjects, sorted, without those that are quarantined or no longer in the source."""
+    return sorted(set(instance.get_dynamic_partitions(PARTITIONS)) - unusable_subjects(instance, settings).keys())
 
 
 class LockLost(ActionableError):
